@@ -1,0 +1,424 @@
+/* Append and roll: everything that stores to segments in normal life. See I1-I6 in ps_log.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ps_log_internal.h"
+
+static off_t lock_place(const ps_log *log, int which) {
+  return (off_t)log->options.partition * PS_LOCK_STRIDE + which;
+}
+
+static int64_t remaining(int64_t deadline) { return deadline - ps_os_monotonic_ns(); }
+
+static int lock_mutex(pthread_mutex_t *mutex, int64_t timeout_ns) {
+  if (timeout_ns < 0) return pthread_mutex_lock(mutex);
+  int rc = pthread_mutex_trylock(mutex);
+  if (rc == 0 || timeout_ns == 0) return rc;
+  int64_t until = ps_os_now_ns() + timeout_ns;
+  struct timespec t = {until / 1000000000, until % 1000000000};
+  return pthread_mutex_timedlock(mutex, &t);
+}
+
+/* A timed wait for a range lock: the kernel has none, so try with growing pauses. */
+static int lock_range_until(ps_log *log, off_t at, int64_t deadline) {
+  int64_t pause_ns = 20000;
+  for (;;) {
+    int rc = ps_os_lock_try(log->env, log->locks_fd, at, false);
+    if (rc != -EAGAIN) return rc;
+    int64_t left = remaining(deadline);
+    if (left <= 0) return -ETIMEDOUT;
+    if (pause_ns > left) pause_ns = left;
+    struct timespec t = {0, pause_ns};
+    if (nanosleep(&t, NULL) < 0) return -EINTR;
+    if (pause_ns < 5000000) pause_ns *= 2;
+  }
+}
+
+ps_status ps_log_lock_append(ps_log *log, int64_t timeout_ns, ps_error *err) {
+  int64_t deadline = timeout_ns > 0 ? ps_os_monotonic_ns() + timeout_ns : 0;
+  int rc = lock_mutex(&log->append_mutex, timeout_ns);
+  if (rc == 0) {
+    off_t at = lock_place(log, PS_LOCK_APPEND);
+    rc = ps_os_lock_try(log->env, log->locks_fd, at, false);
+    if (rc == -EAGAIN) {
+      if (timeout_ns == 0)
+        rc = -ETIMEDOUT;
+      else
+        rc = timeout_ns < 0 ? ps_os_lock_wait(log->env, log->locks_fd, at, false)
+                            : lock_range_until(log, at, deadline);
+    }
+    if (rc == 0) return PS_OK;
+    pthread_mutex_unlock(&log->append_mutex);
+    rc = -rc;
+  }
+  if (rc == EBUSY || rc == ETIMEDOUT) {
+    char what[128];
+    snprintf(what, sizeof what, "another writer (pid %" PRIu64 ") kept the append lock for longer than the timeout",
+             ps_acquire_u64(log->head + PS_HEAD_HOLDER_OFF));
+    return ps_fail(err, PS_TIMEOUT, log->dir, what);
+  }
+  if (rc == EINTR) return ps_fail(err, PS_INTERRUPTED, log->dir, "a signal came while waiting for the append lock");
+  return ps_fail_errno(err, rc, log->dir, "taking the append lock");
+}
+
+void ps_log_unlock_append(ps_log *log) {
+  (void)ps_os_unlock(log->locks_fd, lock_place(log, PS_LOCK_APPEND));
+  pthread_mutex_unlock(&log->append_mutex);
+}
+
+/* The descriptor stays open from before the first store until a sync has covered the last one: only so does
+ * that sync learn of every write-back error in between. */
+static ps_status keep_descriptor(ps_log *log, ps_segment *segment, ps_error *err) {
+  if (PS_LIKELY(segment->fd >= 0)) return PS_OK;
+  int fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0);
+  if (fd < 0) return ps_fail_errno(err, -fd, segment->path, "opening a segment for writing");
+  __atomic_store_n(&segment->fd, fd, __ATOMIC_RELEASE);
+  return PS_OK;
+}
+
+ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
+  if (log->active && log->active->base_offset == base_offset) return keep_descriptor(log, log->active, err);
+  ps_segment *segment;
+  ps_status status = ps_table_at(log, base_offset, &segment, err);
+  if (status == PS_NOT_FOUND)
+    return ps_fail_corrupt(err, log->dir, base_offset, -1, base_offset, "the active segment is missing");
+  if (status != PS_OK) return status;
+  status = keep_descriptor(log, segment, err);
+  if (status == PS_OK && !segment->write_map && !segment->pwrite_only) {
+    /* Reserve at every open: blocks may have been given back by a copy or a restore. */
+    char name[32];
+    int rc = 0;
+    if (log->options.io != PS_IO_MAP || ps_os_choose_io(segment->fd, name) == PS_IO_PWRITE)
+      segment->pwrite_only = log->options.io != PS_IO_MAP || strcmp(name, "xfs") == 0;
+    if (!segment->pwrite_only) {
+      rc = ps_os_allocate(log->env, segment->fd, segment->capacity);
+      if (rc == -EOPNOTSUPP) {
+        segment->pwrite_only = true;
+        rc = 0;
+      }
+    }
+    if (rc == 0 && !segment->pwrite_only)
+      rc = ps_os_map(log->env, segment->fd, segment->capacity, true, &segment->write_map);
+    if (rc < 0) status = ps_fail_errno(err, -rc, segment->path, "reserving space for a segment");
+  }
+  if (status == PS_OK) {
+    ps_error ignored; /* the index is derived: without it appends go on, reads are slower */
+    pthread_mutex_lock(&log->table_mutex);
+    (void)ps_index_open(log->env, log->dir, segment, true, segment->pwrite_only,
+                        log->options.index_interval_bytes, &ignored);
+    pthread_mutex_unlock(&log->table_mutex);
+    log->active = segment;
+    __atomic_store_n(&log->active_unprepared, true, __ATOMIC_RELEASE);
+  }
+  ps_segment_unref(segment); /* the table's reference keeps it */
+  return status;
+}
+
+ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, size_t count, ps_error *err) {
+  ps_segment *segment = log->active;
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < count; i++) bytes += pieces[i].bytes;
+  PS_ASSERT(position + bytes <= segment->capacity);
+  if (segment->write_map) {
+    ps_pieces_copy(pieces, count, segment->write_map + position);
+    return PS_OK;
+  }
+  int rc = ps_os_pwritev_all(log->env, segment->fd, pieces, count, (int64_t)position);
+  if (rc == -EIO) ps_head_set_poison(log->head, EIO); /* no later answer about this file can be believed */
+  return rc < 0 ? ps_fail_errno(err, -rc, segment->path, "writing to a segment") : PS_OK;
+}
+
+ps_status ps_log_create_file(ps_log *log, const char *path, uint32_t capacity, int *out, ps_error *err) {
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0666);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "creating a segment");
+  int rc = ps_os_allocate(log->env, fd, capacity);
+  if (rc == -EOPNOTSUPP && log->options.io == PS_IO_PWRITE) rc = 0; /* the file grows as it is written */
+  if (rc < 0) {
+    ps_os_close(fd);
+    (void)ps_os_unlink(log->env, AT_FDCWD, path);
+    return ps_fail_errno(err, -rc, path, "reserving space for a segment");
+  }
+  *out = fd;
+  return PS_OK;
+}
+
+/* Use the file the helper thread made ready, if there is one of the right size; else make one. */
+static ps_status take_file(ps_log *log, char path[512], int *out, ps_error *err) {
+  struct stat st;
+  ps_log_path(log, PS_NEXT_NAME, path);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR, 0);
+  if (fd >= 0) {
+    if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size == log->options.segment_bytes) {
+      *out = fd;
+      return PS_OK;
+    }
+    ps_os_close(fd);
+  }
+  char name[64];
+  snprintf(name, sizeof name, "new.%d.tmp", (int)getpid());
+  ps_log_path(log, name, path);
+  return ps_log_create_file(log, path, log->options.segment_bytes, out, err);
+}
+
+/* A file of that name is there already: an interrupted roll left it. Keep it aside if it is not just empty. */
+static ps_status set_aside(ps_log *log, const char *path, int32_t leader_epoch, bool *reuse, ps_error *err) {
+  uint8_t start[PS_SEGMENT_HEADER_BYTES + 8];
+  ps_segment_info info;
+  *reuse = false;
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDONLY, 0);
+  if (fd == -ENOENT) return PS_OK;
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "opening a segment");
+  int rc = ps_os_pread_all(log->env, fd, start, sizeof start, 0);
+  ps_os_close(fd);
+  if (rc < 0 && rc != -ENODATA) return ps_fail_errno(err, -rc, path, "reading a segment header");
+  if (rc == 0 && ps_segment_decode_header(start, sizeof start, &info) == PS_OK &&
+      info.leader_epoch == leader_epoch && ps_load_u64(start + PS_SEGMENT_HEADER_BYTES) == 0) {
+    *reuse = true;
+    return PS_OK;
+  }
+  char aside[600];
+  snprintf(aside, sizeof aside, "%s.%010d.cut", path, leader_epoch);
+  rc = ps_os_rename(log->env, AT_FDCWD, path, aside);
+  return rc < 0 ? ps_fail_errno(err, -rc, path, "setting a segment aside") : PS_OK;
+}
+
+ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, ps_error *err) {
+  char name[PS_SEGMENT_NAME_BYTES], path[512], temporary[512];
+  ps_segment_name(base_offset, name);
+  ps_log_path(log, name, path);
+  bool reuse;
+  ps_status status = set_aside(log, path, leader_epoch, &reuse, err);
+  if (status != PS_OK || reuse) return status;
+  int fd;
+  status = take_file(log, temporary, &fd, err);
+  if (status != PS_OK) return status;
+  ps_segment_info info = {.base_offset = base_offset,
+                          .salt = ps_os_random_u64(),
+                          .leader_epoch = leader_epoch,
+                          .partition = log->options.partition,
+                          .capacity = log->options.segment_bytes,
+                          .created_ns = ps_os_now_ns()};
+  memcpy(info.topic_uuid, log->options.topic_uuid, 16);
+  uint8_t header[PS_SEGMENT_HEADER_BYTES];
+  ps_segment_encode_header(&info, header);
+  int rc = ps_os_pwrite_all(log->env, fd, header, sizeof header, 0);
+  PS_POINT(log->env, "segment.header");
+  ps_os_close(fd);
+  if (rc == 0) rc = ps_os_rename(log->env, AT_FDCWD, temporary, path);
+  PS_POINT(log->env, "segment.renamed");
+  if (rc < 0) return ps_fail_errno(err, -rc, path, "creating a segment");
+  return PS_OK;
+}
+
+ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err) {
+  ps_segment *old = log->active;
+  uint8_t seal_bytes[PS_SEAL_BYTES];
+  ps_seal seal = {slot->log_end, slot->frames, slot->max_timestamp};
+  ps_seal_encode(&seal, old->salt, slot->position, seal_bytes);
+  ps_piece piece = {seal_bytes, sizeof seal_bytes};
+  PS_POINT(log->env, "roll.seal");
+  ps_status status = ps_log_store(log, slot->position, &piece, 1, err);
+  if (status != PS_OK) return status;
+  __atomic_store_n(&old->dirty_end, slot->log_end + 1, __ATOMIC_RELEASE);
+  uint64_t used = slot->position + PS_SEAL_BYTES;
+  PS_POINT(log->env, "roll.sealed");
+  status = ps_log_create_segment(log, slot->log_end, slot->leader_epoch, err);
+  if (status != PS_OK) return status;
+  PS_POINT(log->env, "roll.created");
+  status = ps_log_open_active(log, slot->log_end, err);
+  if (status != PS_OK) {
+    log->active = NULL; /* opened again from the slot by the next append */
+    return status;
+  }
+  slot->sequence++;
+  slot->segment = slot->log_end;
+  slot->position = PS_SEGMENT_HEADER_BYTES;
+  slot->frames = 0;
+  slot->max_timestamp = PS_TIMESTAMP_NONE;
+  ps_head_write_slot(log->head, slot);
+  PS_POINT(log->env, "roll.moved");
+  /* From here on nobody stores to the old segment. Giving back its unused space may fail without harm. */
+  uint8_t *map = old->write_map;
+  old->write_map = NULL;
+  ps_os_unmap(map, old->capacity);
+  if (ps_os_truncate(log->env, old->fd, (int64_t)used) == 0)
+    __atomic_store_n(&old->readable, used, __ATOMIC_RELAXED);
+  PS_POINT(log->env, "roll.cut");
+  ps_log_count(&log->rolls, 1);
+  return PS_OK;
+}
+
+void ps_log_publish(ps_log *log, ps_slot *slot) {
+  __atomic_thread_fence(__ATOMIC_RELEASE); /* I5: a slot never covers a frame that is not stored yet */
+  ps_head_write_slot(log->head, slot);
+  PS_POINT(log->env, "append.log_end");
+  ps_release_i64(log->head + PS_HEAD_LOG_END_OFF, slot->log_end);
+  if (log->options.durability == PS_DURABILITY_SYNC) return; /* the sync that covers it moves the watermark */
+  ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, slot->log_end);
+  PS_POINT(log->env, "append.published");
+  if (PS_UNLIKELY(ps_head_has_waiters(log->head))) ps_head_signal(log->head);
+}
+
+/* Advance the slot over a frame that stands at its position. */
+static void advance(ps_slot *slot, const ps_frame_meta *meta) {
+  slot->sequence++;
+  slot->log_end = ps_frame_next_offset(meta);
+  slot->position += meta->frame_bytes;
+  slot->frames++;
+  if (meta->max_timestamp > slot->max_timestamp) slot->max_timestamp = meta->max_timestamp;
+}
+
+ps_status ps_log_mend(ps_log *log, ps_slot *slot, ps_error *err) {
+  static const uint8_t zero[PS_ALIGN];
+  ps_segment *segment = log->active;
+  ps_frame_meta meta;
+  ps_seal seal;
+  const uint8_t *p = segment->map + slot->position;
+  uint64_t limit = segment->capacity - slot->position;
+  bool backed = ps_segment_backed(log->env, segment, slot->position + PS_FRAME_HEADER_BYTES);
+  bool whole = backed && ps_frame_decode_header(p, limit, segment->salt, slot->position, &meta) == PS_OK &&
+               meta.base_offset == slot->log_end &&
+               ps_segment_backed(log->env, segment, slot->position + meta.frame_bytes) && ps_frame_body_ok(p, &meta);
+  if (whole) { /* complete, only not published: it was never refused to anyone, so keep it */
+    advance(slot, &meta);
+    p += meta.frame_bytes;
+    limit -= meta.frame_bytes;
+  }
+  /* An interrupted roll has sealed already: the seal stays, and the next append goes on with the roll. */
+  bool sealed = ps_segment_backed(log->env, segment, slot->position + PS_SEAL_BYTES) &&
+                ps_seal_decode(p, limit, segment->salt, slot->position, &seal) == PS_OK;
+  if (!sealed) {
+    ps_piece piece = {zero, PS_ALIGN};
+    ps_status status = ps_log_store(log, slot->position, &piece, 1, err);
+    if (status != PS_OK) return status;
+  }
+  if (whole) {
+    __atomic_store_n(&segment->dirty_end, slot->log_end, __ATOMIC_RELEASE);
+    __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE);
+  } else {
+    slot->sequence++;
+  }
+  ps_log_publish(log, slot);
+  ps_log_count(&log->mends, 1);
+  return PS_OK;
+}
+
+static bool must_roll(const ps_log *log, const ps_slot *slot, uint32_t frame_bytes) {
+  const ps_segment *segment = log->active;
+  if (slot->position + frame_bytes + PS_SEAL_BYTES > segment->capacity) return true;
+  /* A seal where the next frame would go: a roll or a cut was interrupted after it. */
+  return slot->position + PS_SEAL_BYTES <= __atomic_load_n(&segment->readable, __ATOMIC_RELAXED) &&
+         ps_load_u32(segment->map + slot->position + PS_SEAL_MAGIC_OFF) == PS_SEAL_MAGIC32;
+}
+
+static ps_status write_frame(ps_log *log, const ps_slot *slot, ps_prepared *batch, ps_error *err) {
+  static const uint8_t zero[PS_ALIGN];
+  ps_segment *segment = log->active;
+  ps_frame_meta *meta = &batch->meta;
+  uint8_t header[PS_FRAME_HEADER_BYTES];
+  meta->base_offset = slot->log_end;
+  meta->leader_epoch = slot->leader_epoch;
+  meta->durable_offset = ps_head_durable(log->head);
+  if (log->options.log_append_time) {
+    meta->first_timestamp = meta->max_timestamp = ps_os_now_ns();
+    meta->attributes |= PS_ATTR_LOG_APPEND_TIME;
+  }
+  uint64_t end = slot->position + meta->frame_bytes;
+  ps_frame_encode_header(meta, segment->salt, slot->position, header);
+  __atomic_store_n(&segment->dirty_end, slot->log_end + 1, __ATOMIC_RELEASE);
+  if (!segment->write_map) {
+    ps_piece pieces[PS_PIECES_MAX + 2];
+    pieces[0] = (ps_piece){header, sizeof header};
+    memcpy(pieces + 1, batch->pieces, batch->piece_count * sizeof *pieces);
+    pieces[batch->piece_count + 1] = (ps_piece){zero, PS_ALIGN};
+    ps_status status = ps_log_store(log, slot->position, pieces, batch->piece_count + 2, err);
+    if (status == PS_OK && end + PS_ALIGN > segment->readable)
+      __atomic_store_n(&segment->readable, end + PS_ALIGN, __ATOMIC_RELAXED);
+    return status;
+  }
+  PS_ASSERT(end + PS_ALIGN <= segment->capacity);
+  uint8_t *p = segment->write_map + slot->position;
+  ps_pieces_copy(batch->pieces, batch->piece_count, p + PS_FRAME_HEADER_BYTES);
+  PS_POINT(log->env, "append.body");
+  memset(segment->write_map + end, 0, PS_ALIGN);
+  PS_POINT(log->env, "append.zeroed");
+  memcpy(p, header, sizeof header);
+  PS_POINT(log->env, "append.header");
+  return PS_OK;
+}
+
+/* Bring the partition to a place where a frame may be written: lock held, state odd. */
+static ps_status begin(ps_log *log, ps_slot *slot, ps_error *err) {
+  ps_status status = ps_log_check(log, err);
+  if (status != PS_OK) return status;
+  uint8_t *head = log->head;
+  if (log->options.io == PS_IO_PWRITE) {
+    /* Where maps may meet a full disk, have the page backed before it is stored to. */
+    int rc = ps_os_populate_write(head, PS_HEAD_BYTES);
+    if (rc < 0 && rc != -EINVAL && rc != -EAGAIN)
+      return ps_fail_errno(err, rc == -EFAULT ? ENOSPC : -rc, log->dir, "reserving the head page");
+  }
+  if (!ps_head_read_slot(head, slot))
+    return ps_fail_corrupt(err, log->dir, -1, -1, -1, "both log-end slots of the head are damaged; reopen the store");
+  status = ps_log_open_active(log, slot->segment, err);
+  if (status != PS_OK) return status;
+  uint64_t state = ps_acquire_u64(head + PS_HEAD_STATE_OFF);
+  ps_release_u64(head + PS_HEAD_HOLDER_OFF, (uint64_t)getpid());
+  if (PS_UNLIKELY(state & 1)) return ps_log_mend(log, slot, err); /* state stays odd */
+  ps_release_u64(head + PS_HEAD_STATE_OFF, state + 1);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST); /* what follows is not moved before it: death is seen in this order */
+  PS_POINT(log->env, "append.begun");
+  return PS_OK;
+}
+
+static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_offset, ps_error *err) {
+  ps_slot slot;
+  ps_status status = begin(log, &slot, err);
+  if (status != PS_OK) return status; /* state odd or even as found: nothing was stored, or mending goes on */
+  uint64_t state = ps_acquire_u64(log->head + PS_HEAD_STATE_OFF);
+  if (must_roll(log, &slot, batch->meta.frame_bytes)) status = ps_log_roll(log, &slot, err);
+  if (status == PS_OK) status = write_frame(log, &slot, batch, err);
+  if (status == PS_OK) {
+    *base_offset = slot.log_end;
+    uint64_t position = slot.position;
+    int64_t max_before = slot.max_timestamp;
+    advance(&slot, &batch->meta);
+    __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE);
+    ps_log_publish(log, &slot);
+    __atomic_store_n(&log->active->dirty_end, slot.log_end, __ATOMIC_RELEASE);
+    ps_index_add(log->env, log->active, *base_offset, position, max_before);
+    PS_POINT(log->env, "append.indexed");
+  } else if (log->active && !log->active->write_map) {
+    return status; /* a failed pwrite may have left part of a frame: leave the state odd, so that it is mended */
+  }
+  ps_release_u64(log->head + PS_HEAD_STATE_OFF, state + 1);
+  PS_POINT(log->env, "append.even");
+  return status;
+}
+
+ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset,
+                        ps_error *err) {
+  ps_status status = ps_log_check(log, err);
+  if (status != PS_OK) return status;
+  if (batch->meta.frame_bytes > ps_log_frame_bytes_max(log))
+    return ps_fail(err, PS_TOO_LARGE, log->dir, "the batch does not fit a segment");
+  if (log->options.log_append_time && !(batch->meta.attributes & PS_ATTR_TIMESTAMPS_EQUAL))
+    return ps_fail(err, PS_INVALID, log->dir, "a topic with append timestamps takes no timestamps of its own");
+  status = ps_log_lock_append(log, timeout_ns, err);
+  if (status != PS_OK) return status;
+  status = append_locked(log, batch, base_offset, err);
+  ps_log_unlock_append(log);
+  if (status != PS_OK) return status;
+  ps_log_count(&log->appends, 1);
+  ps_log_count(&log->appended_records, batch->meta.record_count);
+  ps_log_count(&log->appended_bytes, batch->meta.frame_bytes);
+  if (log->options.durability == PS_DURABILITY_SYNC)
+    status = ps_log_sync_to(log, ps_frame_next_offset(&batch->meta), err);
+  return status;
+}

@@ -1,0 +1,87 @@
+#include "ps_head.h"
+
+#include "ps_hash.h"
+#include "ps_os.h"
+
+void ps_head_write_identity(uint8_t *head, const ps_head_identity *identity) {
+  ps_store_u64(head + PS_HEAD_MAGIC_OFF, PS_HEAD_MAGIC);
+  ps_store_u32(head + PS_HEAD_VERSION_OFF, PS_FORMAT_VERSION);
+  ps_store_u32(head + PS_HEAD_PARTITION_OFF, identity->partition);
+  memcpy(head + PS_HEAD_TOPIC_UUID_OFF, identity->topic_uuid, 16);
+  ps_store_u64(head + PS_HEAD_DEVICE_OFF, identity->device);
+  ps_store_u64(head + PS_HEAD_INODE_OFF, identity->inode);
+  ps_store_u64(head + PS_HEAD_IDENTITY_CHECKSUM_OFF, ps_hash(head, PS_HEAD_IDENTITY_CHECKSUM_OFF));
+}
+
+ps_head_verdict ps_head_check_identity(const uint8_t *head, const ps_head_identity *expected) {
+  bool blank = true;
+  for (uint32_t i = 0; i < PS_HEAD_STATE_OFF; i++) blank = blank && head[i] == 0;
+  if (blank) return PS_HEAD_BLANK;
+  if (ps_load_u64(head + PS_HEAD_MAGIC_OFF) != PS_HEAD_MAGIC) return PS_HEAD_DAMAGED;
+  if (ps_load_u64(head + PS_HEAD_IDENTITY_CHECKSUM_OFF) != ps_hash(head, PS_HEAD_IDENTITY_CHECKSUM_OFF))
+    return PS_HEAD_DAMAGED;
+  if (ps_load_u32(head + PS_HEAD_VERSION_OFF) != PS_FORMAT_VERSION) return PS_HEAD_NEWER;
+  if (ps_load_u32(head + PS_HEAD_PARTITION_OFF) != expected->partition) return PS_HEAD_DAMAGED;
+  if (memcmp(head + PS_HEAD_TOPIC_UUID_OFF, expected->topic_uuid, 16) != 0) return PS_HEAD_DAMAGED;
+  if (ps_load_u64(head + PS_HEAD_DEVICE_OFF) != expected->device) return PS_HEAD_MOVED;
+  if (ps_load_u64(head + PS_HEAD_INODE_OFF) != expected->inode) return PS_HEAD_MOVED;
+  return PS_HEAD_SOUND;
+}
+
+static bool decode_slot(const uint8_t *shared, ps_slot *out) {
+  uint8_t p[PS_SLOT_BYTES];
+  memcpy(p, shared, sizeof p);
+  if (ps_load_u64(p + PS_SLOT_CHECKSUM_OFF) != ps_hash(p, PS_SLOT_CHECKSUM_OFF)) return false;
+  out->sequence = ps_load_u64(p + PS_SLOT_SEQUENCE_OFF);
+  out->log_end = ps_load_i64(p + PS_SLOT_LOG_END_OFF);
+  out->segment = ps_load_i64(p + PS_SLOT_SEGMENT_OFF);
+  out->position = ps_load_u64(p + PS_SLOT_POSITION_OFF);
+  out->frames = ps_load_u64(p + PS_SLOT_FRAMES_OFF);
+  out->max_timestamp = ps_load_i64(p + PS_SLOT_MAX_TIMESTAMP_OFF);
+  out->leader_epoch = ps_load_i32(p + PS_SLOT_EPOCH_OFF);
+  return out->sequence > 0 && out->log_end >= out->segment && out->segment >= 0 &&
+         out->position >= PS_SEGMENT_HEADER_BYTES && out->position % PS_ALIGN == 0;
+}
+
+bool ps_head_read_slot(const uint8_t *head, ps_slot *out) {
+  ps_slot a, b;
+  bool sound_a = decode_slot(head + PS_HEAD_SLOT0_OFF, &a);
+  bool sound_b = decode_slot(head + PS_HEAD_SLOT1_OFF, &b);
+  if (!sound_a && !sound_b) return false;
+  *out = !sound_b || (sound_a && a.sequence > b.sequence) ? a : b;
+  return true;
+}
+
+void ps_head_write_slot(uint8_t *head, const ps_slot *slot) {
+  uint8_t p[PS_SLOT_BYTES] = {0};
+  ps_store_u64(p + PS_SLOT_SEQUENCE_OFF, slot->sequence);
+  ps_store_i64(p + PS_SLOT_LOG_END_OFF, slot->log_end);
+  ps_store_i64(p + PS_SLOT_SEGMENT_OFF, slot->segment);
+  ps_store_u64(p + PS_SLOT_POSITION_OFF, slot->position);
+  ps_store_u64(p + PS_SLOT_FRAMES_OFF, slot->frames);
+  ps_store_i64(p + PS_SLOT_MAX_TIMESTAMP_OFF, slot->max_timestamp);
+  ps_store_i32(p + PS_SLOT_EPOCH_OFF, slot->leader_epoch);
+  ps_store_u64(p + PS_SLOT_CHECKSUM_OFF, ps_hash(p, PS_SLOT_CHECKSUM_OFF));
+  memcpy(head + (slot->sequence & 1 ? PS_HEAD_SLOT1_OFF : PS_HEAD_SLOT0_OFF), p, sizeof p);
+}
+
+int64_t ps_head_log_start(const uint8_t *head) {
+  int64_t start = ps_acquire_i64(head + PS_HEAD_LOG_START_OFF);
+  uint64_t check = ps_acquire_u64(head + PS_HEAD_LOG_START_CHECK_OFF);
+  return check == ~(uint64_t)start && start >= 0 ? start : -1;
+}
+
+void ps_head_set_log_start(uint8_t *head, int64_t offset) {
+  ps_release_i64(head + PS_HEAD_LOG_START_OFF, offset);
+  ps_release_u64(head + PS_HEAD_LOG_START_CHECK_OFF, ~(uint64_t)offset);
+}
+
+bool ps_head_has_waiters(const uint8_t *head) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return __atomic_load_n((const uint32_t *)(head + PS_HEAD_WAITERS_OFF), __ATOMIC_RELAXED) != 0;
+}
+
+void ps_head_signal(uint8_t *head) {
+  __atomic_fetch_add((uint32_t *)(head + PS_HEAD_SIGNAL_OFF), 1, __ATOMIC_SEQ_CST);
+  ps_os_futex_wake_all(head + PS_HEAD_SIGNAL_OFF);
+}

@@ -1,0 +1,71 @@
+/* ps_head.h - the shared control page of a partition. The page is mapped writable by every process; its words
+ * are touched only through these helpers, which state the memory order. */
+#ifndef PS_HEAD_H
+#define PS_HEAD_H
+
+#include "ps_base.h"
+#include "ps_format.h"
+
+typedef struct ps_slot { /* a log-end slot, decoded */
+  uint64_t sequence;
+  int64_t log_end;
+  int64_t segment;
+  uint64_t position;
+  uint64_t frames;
+  int64_t max_timestamp;
+  int32_t leader_epoch;
+} ps_slot;
+
+typedef struct ps_head_identity {
+  uint8_t topic_uuid[16];
+  uint32_t partition;
+  uint64_t device, inode;
+} ps_head_identity;
+
+void ps_head_write_identity(uint8_t *head, const ps_head_identity *identity);
+/* PS_HEAD_SOUND, or what is wrong with it. */
+typedef enum ps_head_verdict {
+  PS_HEAD_SOUND,
+  PS_HEAD_BLANK,   /* never written */
+  PS_HEAD_DAMAGED, /* bytes do not fit their checksum, or it belongs to another partition */
+  PS_HEAD_MOVED,   /* sound, but copied: device or inode differ */
+  PS_HEAD_NEWER    /* another format version */
+} ps_head_verdict;
+ps_head_verdict ps_head_check_identity(const uint8_t *head, const ps_head_identity *expected);
+
+/* The sound slot with the higher sequence; false when neither is sound. Under the append lock the answer is
+ * exact; without it, a slot may change while it is read, which its checksum shows. */
+bool ps_head_read_slot(const uint8_t *head, ps_slot *out);
+/* Write the slot that is not the good one. Append lock held; slot->sequence must be the good one's plus one. */
+void ps_head_write_slot(uint8_t *head, const ps_slot *slot);
+
+/* The log start with its check word; -1 when they disagree. */
+int64_t ps_head_log_start(const uint8_t *head);
+void ps_head_set_log_start(uint8_t *head, int64_t offset);
+
+/* Poison: 0 when sound, else the errno. A damaged word counts as poison with EIO. */
+static inline int ps_head_poison(const uint8_t *head) {
+  uint64_t v = __atomic_load_n((const uint64_t *)(head + PS_HEAD_POISON_OFF), __ATOMIC_ACQUIRE);
+  if (PS_LIKELY(v == 0)) return 0;
+  return (v & ~0xfffffffull) == PS_HEAD_POISON_TAG && (v & 0xfffffff) ? (int)(v & 0xfffffff) : 5 /* EIO */;
+}
+static inline void ps_head_set_poison(uint8_t *head, int os_errno) {
+  uint64_t none = 0; /* the first one stays: it is the cause */
+  __atomic_compare_exchange_n((uint64_t *)(head + PS_HEAD_POISON_OFF), &none,
+                              PS_HEAD_POISON_TAG | ((uint64_t)os_errno & 0xfffffff), false, __ATOMIC_SEQ_CST,
+                              __ATOMIC_RELAXED);
+}
+static inline bool ps_head_deleted(const uint8_t *head) {
+  return ps_acquire_u64(head + PS_HEAD_DELETED_OFF) == PS_HEAD_DELETED_MAGIC;
+}
+static inline int64_t ps_head_watermark(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_WATERMARK_OFF); }
+static inline int64_t ps_head_log_end(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_LOG_END_OFF); }
+static inline int64_t ps_head_durable(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_DURABLE_OFF); }
+
+/* Wake whoever waits for the watermark, which the caller has just moved. The fence orders that store before the
+ * look at `waiters`; a waiter counts itself (seq_cst) before it looks at the watermark. So either the waiter
+ * sees the new watermark, or the writer sees the waiter: a wake-up is never lost. */
+bool ps_head_has_waiters(const uint8_t *head);
+void ps_head_signal(uint8_t *head);
+
+#endif

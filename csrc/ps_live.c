@@ -1,0 +1,76 @@
+/* The store's liveness file: who finds nobody else there begins a new incarnation. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+
+#include "ps_log.h"
+
+static void boot_id(const ps_env *env, uint8_t out[16]) {
+  char text[40] = {0};
+  memset(out, 0, 16);
+  int fd = ps_os_openat(env, AT_FDCWD, "/proc/sys/kernel/random/boot_id", O_RDONLY, 0);
+  if (fd < 0) return;
+  if (ps_os_pread_all(env, fd, text, 36, 0) == 0) {
+    int n = 0;
+    for (int i = 0; i + 1 < 36 && n < 16; i++) {
+      unsigned byte;
+      if (text[i] == '-') continue;
+      if (sscanf(text + i, "%2x", &byte) != 1) break;
+      out[n++] = (uint8_t)byte;
+      i++;
+    }
+  }
+  ps_os_close(fd);
+}
+
+/* Read the incarnation; 0 when the file is new or damaged. */
+static int read_incarnation(const ps_env *env, int fd, uint64_t *out) {
+  uint8_t p[PS_LIVE_BYTES];
+  *out = 0;
+  int rc = ps_os_pread_all(env, fd, p, sizeof p, 0);
+  if (rc == -ENODATA) return 0;
+  if (rc < 0) return rc;
+  if (ps_load_u64(p + PS_LIVE_MAGIC_OFF) == PS_LIVE_MAGIC &&
+      ps_load_u64(p + PS_LIVE_CHECKSUM_OFF) == ps_hash(p, PS_LIVE_CHECKSUM_OFF))
+    *out = ps_load_u64(p + PS_LIVE_INCARNATION_OFF);
+  return 0;
+}
+
+/* Random, not counted up: copies of a store that go separate ways must not meet in the same number again. */
+static int begin_incarnation(const ps_env *env, int fd, uint64_t *incarnation) {
+  uint8_t p[PS_LIVE_BYTES];
+  uint64_t old = *incarnation;
+  do *incarnation = ps_os_random_u64();
+  while (*incarnation == old);
+  ps_store_u64(p + PS_LIVE_MAGIC_OFF, PS_LIVE_MAGIC);
+  ps_store_u64(p + PS_LIVE_INCARNATION_OFF, *incarnation);
+  boot_id(env, p + PS_LIVE_BOOT_ID_OFF);
+  ps_store_u64(p + PS_LIVE_CHECKSUM_OFF, ps_hash(p, PS_LIVE_CHECKSUM_OFF));
+  return ps_os_pwrite_all(env, fd, p, sizeof p, 0);
+}
+
+ps_status ps_live_open(const ps_env *env, const char *store_path, int *out, uint64_t *incarnation, ps_error *err) {
+  char path[512];
+  snprintf(path, sizeof path, "%s/live", store_path);
+  int fd = ps_os_openat(env, AT_FDCWD, path, O_RDWR | O_CREAT, 0666);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the liveness file");
+  int rc;
+  do rc = ps_os_lock_wait(env, fd, PS_LIVE_LOCK_GATE, false);
+  while (rc == -EINTR);
+  if (rc == 0) {
+    rc = read_incarnation(env, fd, incarnation);
+    bool alone = rc == 0 && ps_os_lock_try(env, fd, PS_LIVE_LOCK_PRESENCE, false) == 0;
+    if (rc == 0 && (alone || *incarnation == 0)) rc = begin_incarnation(env, fd, incarnation);
+    /* Alone: turns the exclusive lock into a shared one in one step. */
+    if (rc == 0) rc = ps_os_lock_try(env, fd, PS_LIVE_LOCK_PRESENCE, true);
+    (void)ps_os_unlock(fd, PS_LIVE_LOCK_GATE);
+  }
+  if (rc < 0) {
+    ps_os_close(fd);
+    return ps_fail_errno(err, -rc, path, "taking the liveness lock");
+  }
+  *out = fd;
+  return PS_OK;
+}

@@ -1,0 +1,229 @@
+/* Opening, closing, looking at and waiting on a partition. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "ps_log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "ps_log_internal.h"
+
+static ps_status map_head(ps_log *log, bool create, ps_head_identity *identity, ps_error *err) {
+  char path[512];
+  struct stat st;
+  ps_log_path(log, "head", path);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, create ? O_RDWR | O_CREAT : O_RDWR, 0666);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the head");
+  int rc = ps_os_stat_fd(log->env, fd, &st);
+  if (rc == 0 && st.st_size < (int64_t)PS_HEAD_BYTES) {
+    rc = ps_os_allocate(log->env, fd, PS_HEAD_BYTES); /* longer, never shorter: other maps stay whole */
+    if (rc == -EOPNOTSUPP) {
+      static const uint8_t zero[PS_HEAD_BYTES];
+      rc = ps_os_pwrite_all(log->env, fd, zero + st.st_size, PS_HEAD_BYTES - (size_t)st.st_size, st.st_size);
+    }
+  }
+  if (rc == 0) rc = ps_os_map(log->env, fd, PS_HEAD_BYTES, true, &log->head);
+  ps_os_close(fd);
+  if (rc < 0) return ps_fail_errno(err, -rc, path, "mapping the head");
+  memcpy(identity->topic_uuid, log->options.topic_uuid, 16);
+  identity->partition = log->options.partition;
+  identity->device = (uint64_t)st.st_dev;
+  identity->inode = (uint64_t)st.st_ino;
+  return PS_OK;
+}
+
+/* First use in this incarnation: append lock held. */
+static ps_status attach(ps_log *log, const ps_head_identity *identity, ps_error *err) {
+  ps_head_verdict verdict = ps_head_check_identity(log->head, identity);
+  if (verdict == PS_HEAD_NEWER)
+    return ps_fail(err, PS_VERSION, log->dir, "the head was written by a newer format version");
+  if (verdict == PS_HEAD_SOUND && ps_acquire_u64(log->head + PS_HEAD_INCARNATION_OFF) == log->options.incarnation)
+    return PS_OK;
+  ps_status status = ps_log_recover(log, verdict, identity, err);
+  if (status == PS_OK) ps_release_u64(log->head + PS_HEAD_INCARNATION_OFF, log->options.incarnation);
+  return status;
+}
+
+ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options, bool create,
+                      ps_log **out, ps_error *err) {
+  PS_ASSERT(options->segment_bytes % 4096 == 0 && options->segment_bytes >= PS_SEGMENT_BYTES_MIN &&
+            options->segment_bytes <= PS_SEGMENT_BYTES_MAX);
+  PS_ASSERT(options->io == PS_IO_MAP || options->io == PS_IO_PWRITE);
+  PS_ASSERT(options->index_interval_bytes > 0 && options->incarnation != 0);
+  ps_log *log = calloc(1, sizeof *log);
+  if (!log) return ps_fail(err, PS_NO_MEMORY, dir, "opening a partition");
+  if (strlen(dir) >= sizeof log->dir) {
+    free(log);
+    return ps_fail(err, PS_INVALID, dir, "the path is longer than 447 bytes");
+  }
+  log->env = env;
+  log->locks_fd = locks_fd;
+  log->options = *options;
+  strcpy(log->dir, dir);
+  pthread_mutex_init(&log->append_mutex, NULL);
+  pthread_mutex_init(&log->sync_mutex, NULL);
+  pthread_mutex_init(&log->table_mutex, NULL);
+  ps_head_identity identity;
+  ps_status status = map_head(log, create, &identity, err);
+  if (status == PS_OK) {
+    do status = ps_log_lock_append(log, -1, err);
+    while (status == PS_INTERRUPTED);
+    if (status == PS_OK) {
+      status = attach(log, &identity, err);
+      ps_log_unlock_append(log);
+    }
+  }
+  if (status == PS_OK) status = ps_table_scan(log, err);
+  if (status != PS_OK) {
+    ps_log_free(log);
+    return status;
+  }
+  *out = log;
+  return PS_OK;
+}
+
+ps_status ps_log_close(ps_log *log, ps_error *err) {
+  if (ps_log_flag(&log->closed) || ps_log_flag(&log->forked)) return PS_OK;
+  ps_status status = PS_OK;
+  if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) && ps_log_check(log, NULL) == PS_OK)
+    status = ps_log_sync(log, err);
+  pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
+  pthread_mutex_lock(&log->sync_mutex);
+  __atomic_store_n(&log->closed, true, __ATOMIC_RELEASE);
+  ps_table_forget(log);
+  pthread_mutex_unlock(&log->sync_mutex);
+  pthread_mutex_unlock(&log->append_mutex);
+  ps_log_wake(log);
+  return status;
+}
+
+void ps_log_free(ps_log *log) {
+  if (!log) return;
+  for (size_t i = 0; i < log->table_count; i++) ps_segment_unref(log->table[i].segment);
+  free(log->table);
+  ps_os_unmap(log->head, PS_HEAD_BYTES);
+  pthread_mutex_destroy(&log->append_mutex);
+  pthread_mutex_destroy(&log->sync_mutex);
+  pthread_mutex_destroy(&log->table_mutex);
+  free(log);
+}
+
+void ps_log_after_fork(ps_log *log) { __atomic_store_n(&log->forked, true, __ATOMIC_RELEASE); }
+
+ps_status ps_log_check(const ps_log *log, ps_error *err) {
+  if (PS_UNLIKELY(ps_log_flag(&log->forked)))
+    return ps_fail(err, PS_FORKED, log->dir, "the store was opened before a fork; open it again in the child");
+  if (PS_UNLIKELY(ps_log_flag(&log->closed))) return ps_fail(err, PS_CLOSED, log->dir, "the store is closed");
+  int poison = ps_head_poison(log->head);
+  if (PS_UNLIKELY(poison != 0)) {
+    ps_fail(err, PS_POISONED, log->dir, "an earlier write or sync failed; close the store in every process and reopen it");
+    if (err) err->os_errno = poison;
+    return PS_POISONED;
+  }
+  if (PS_UNLIKELY(ps_head_deleted(log->head))) return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
+  return PS_OK;
+}
+
+int64_t ps_log_start_offset(const ps_log *log) { return ps_head_log_start(log->head); }
+int64_t ps_log_high_watermark(const ps_log *log) { return ps_head_watermark(log->head); }
+int64_t ps_log_end_offset(const ps_log *log) { return ps_head_log_end(log->head); }
+int64_t ps_log_durable_offset(const ps_log *log) { return ps_head_durable(log->head); }
+
+int32_t ps_log_leader_epoch(const ps_log *log) {
+  ps_slot slot;
+  while (!ps_head_read_slot(log->head, &slot)) /* both are never being written at once */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  return slot.leader_epoch;
+}
+
+uint32_t ps_log_frame_bytes_max(const ps_log *log) { return PS_FRAME_BYTES_MAX(log->options.segment_bytes); }
+
+void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
+  memset(out, 0, sizeof *out);
+  out->log_start = ps_log_start_offset(log);
+  out->high_watermark = ps_log_high_watermark(log);
+  out->log_end = ps_log_end_offset(log);
+  out->durable = ps_log_durable_offset(log);
+  out->appends = __atomic_load_n(&log->appends, __ATOMIC_RELAXED);
+  out->appended_records = __atomic_load_n(&log->appended_records, __ATOMIC_RELAXED);
+  out->appended_bytes = __atomic_load_n(&log->appended_bytes, __ATOMIC_RELAXED);
+  out->syncs = __atomic_load_n(&log->syncs, __ATOMIC_RELAXED);
+  out->rolls = __atomic_load_n(&log->rolls, __ATOMIC_RELAXED);
+  out->mends = __atomic_load_n(&log->mends, __ATOMIC_RELAXED);
+  out->cuts = __atomic_load_n(&log->cuts, __ATOMIC_RELAXED);
+  ps_error ignored;
+  (void)ps_table_scan(log, &ignored);
+  ps_slot slot;
+  bool known = ps_head_read_slot(log->head, &slot);
+  pthread_mutex_lock(&log->table_mutex);
+  out->segments = log->table_count;
+  for (size_t i = 0; i < log->table_count; i++) {
+    char name[PS_SEGMENT_NAME_BYTES], path[512];
+    struct stat st;
+    ps_segment *segment = log->table[i].segment;
+    if (segment && __atomic_load_n(&segment->refs, __ATOMIC_RELAXED) > 1) out->lent_segments++;
+    ps_segment_name(log->table[i].base_offset, name);
+    ps_log_path(log, name, path);
+    if (known && log->table[i].base_offset == slot.segment)
+      out->stored_bytes += slot.position; /* the rest is only reserved */
+    else if (ps_os_stat_at(log->env, AT_FDCWD, path, &st) == 0)
+      out->stored_bytes += (uint64_t)st.st_size;
+  }
+  pthread_mutex_unlock(&log->table_mutex);
+}
+
+/* ---- waiting -------------------------------------------------------------------------------- */
+
+const void *ps_log_signal_word(const ps_log *log) { return log->head + PS_HEAD_SIGNAL_OFF; }
+
+uint32_t ps_log_wait_begin(ps_log *log) {
+  /* seq_cst: the count is visible before the caller looks at the watermark again; see ps_head.h. */
+  __atomic_fetch_add((uint32_t *)(log->head + PS_HEAD_WAITERS_OFF), 1, __ATOMIC_SEQ_CST);
+  return __atomic_load_n((uint32_t *)(log->head + PS_HEAD_SIGNAL_OFF), __ATOMIC_SEQ_CST);
+}
+
+void ps_log_wait_end(ps_log *log) {
+  __atomic_fetch_sub((uint32_t *)(log->head + PS_HEAD_WAITERS_OFF), 1, __ATOMIC_SEQ_CST);
+}
+
+void ps_log_wake(ps_log *log) { ps_head_signal(log->head); }
+
+static void relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/* A writer that dies between the watermark and the wake-up tells nobody: look again this often. */
+#define WAIT_SLICE_NS 1000000000
+
+ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns) {
+  int64_t start = ps_os_monotonic_ns();
+  for (;;) {
+    if (ps_log_high_watermark(log) > offset) return PS_OK;
+    int64_t waited = ps_os_monotonic_ns() - start;
+    if (waited >= spin_ns || (timeout_ns >= 0 && waited >= timeout_ns)) break;
+    for (int i = 0; i < 32 && ps_log_high_watermark(log) <= offset; i++) relax();
+  }
+  for (;;) {
+    int64_t left = WAIT_SLICE_NS;
+    if (timeout_ns >= 0) {
+      int64_t rest = timeout_ns - (ps_os_monotonic_ns() - start);
+      if (rest <= 0) return ps_log_high_watermark(log) > offset ? PS_OK : PS_TIMEOUT;
+      if (rest < left) left = rest;
+    }
+    uint32_t seen = ps_log_wait_begin(log);
+    int rc = 0;
+    ps_status ended = ps_log_check(log, NULL);
+    if (ended == PS_OK && ps_log_high_watermark(log) <= offset)
+      rc = ps_os_futex_wait(ps_log_signal_word(log), seen, left);
+    ps_log_wait_end(log);
+    if (ps_log_high_watermark(log) > offset) return PS_OK;
+    if (ended != PS_OK) return ended;
+    if (rc == -EINTR) return PS_INTERRUPTED;
+  }
+}

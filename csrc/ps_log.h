@@ -1,0 +1,142 @@
+/* ps_log.h - one partition in this process: append, publish, sync, roll, find, read.
+ *
+ * Invariants (tests hold them, recovery restores them):
+ *  I1  Frames tile the log: each starts where the last one ended, with the last one's next offset as
+ *      its base offset, from a segment's header to its seal; the next segment's base offset is the
+ *      seal's end offset.
+ *  I2  high watermark <= log end; durable offset <= log end; both only rise within an incarnation.
+ *      Outside sync topics the watermark equals the log end whenever no append is under way.
+ *  I3  Every byte below the frame that ends at the watermark was stored before the watermark was
+ *      (release), so a reader that loads it (acquire) reads whole frames without a lock.
+ *  I4  Every store to shared words or segments happens under the append lock with the state word odd,
+ *      except: watermark and durable offset (atomic maximum), poison, signal, waiters.
+ *  I5  A slot names a place where a frame may be written: all before it is whole. If the state word is
+ *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
+ *      frame (adopted) or nothing that counts (first 64 bytes zeroed).
+ *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first.
+ *
+ * Locks, in this order: append mutex -> append range lock; sync mutex -> sync range lock; table mutex
+ * last. The append and sync locks are never held together by one thread except in recovery
+ * (append, then sync is not needed: recovery excludes appenders and moves durable by maximum). */
+#ifndef PS_LOG_H
+#define PS_LOG_H
+
+#include <pthread.h>
+
+#include "ps_frame.h"
+#include "ps_os.h"
+#include "ps_segment.h"
+
+typedef enum ps_durability {
+  PS_DURABILITY_NONE = 0,
+  PS_DURABILITY_INTERVAL = 1,
+  PS_DURABILITY_SYNC = 2
+} ps_durability;
+
+typedef struct ps_log_options {
+  uint8_t topic_uuid[16];
+  uint32_t partition;
+  uint32_t segment_bytes;        /* capacity of new segments, multiple of 4096 */
+  uint32_t index_interval_bytes;
+  ps_durability durability;
+  ps_io io;                      /* MAP or PWRITE, already chosen */
+  uint64_t incarnation;          /* of the open store */
+  bool log_append_time;
+} ps_log_options;
+
+typedef struct ps_log ps_log;
+
+/* Open (creating it when `create` and missing) the partition in directory `dir`. locks_fd is the
+ * topic's `locks` file; it stays the caller's and must outlive the log, as must env. Checks the
+ * head against the incarnation and recovers when they differ. */
+ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
+                      bool create, ps_log **out, ps_error *err);
+/* Sync what this process wrote (unless durability is none), then drop descriptors. Lent segments live
+ * on. The handle answers PS_CLOSED afterwards. Never call it in a forked child. */
+ps_status ps_log_close(ps_log *log, ps_error *err);
+/* Free the handle: no thread may be inside, nothing may use it again. Works after close or fork. */
+void ps_log_free(ps_log *log);
+/* In a forked child: forget descriptors without unlocking (the locks are the parent's), mark the handle
+ * PS_FORKED. Async-signal-safe. */
+void ps_log_after_fork(ps_log *log);
+
+/* Append one prepared batch. Blocks for the append lock at most timeout_ns (-1: for ever). On PS_OK the
+ * batch is published (sync topics: once durable) and *base_offset is its first offset. PS_INTERRUPTED:
+ * a signal came while waiting for the lock; nothing was written. */
+ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset,
+                        ps_error *err);
+/* Make everything below the present log end durable; one sync serves all that wait. */
+ps_status ps_log_sync(ps_log *log, ps_error *err);
+/* True when this process stored something that is not yet known to be durable. */
+bool ps_log_is_dirty(const ps_log *log);
+/* Make the next segment ready when the active one is more than half full. Off the append path. */
+void ps_log_prepare_next(ps_log *log);
+/* Fault in pages ahead of the log end, at most `bytes`; for the helper thread. */
+void ps_log_populate(ps_log *log, uint64_t bytes);
+
+int64_t ps_log_start_offset(const ps_log *log);
+int64_t ps_log_high_watermark(const ps_log *log); /* one acquire load */
+int64_t ps_log_end_offset(const ps_log *log);
+int64_t ps_log_durable_offset(const ps_log *log);
+int32_t ps_log_leader_epoch(const ps_log *log);
+ps_status ps_log_check(const ps_log *log, ps_error *err); /* poisoned, deleted, forked, closed */
+void ps_log_poison(ps_log *log, int os_errno);
+uint32_t ps_log_frame_bytes_max(const ps_log *log);
+
+typedef struct ps_log_stats {
+  int64_t log_start, high_watermark, log_end, durable;
+  uint64_t appends, appended_records, appended_bytes; /* by this process */
+  uint64_t syncs, rolls, mends, cuts;
+  uint64_t segments, stored_bytes;  /* on disk */
+  uint64_t lent_segments;           /* segments of this log kept mapped by anyone */
+} ps_log_stats;
+void ps_log_get_stats(ps_log *log, ps_log_stats *out);
+
+/* ---- reading: no locks, no system calls but to open a segment ------------------------------- */
+/* A place between frames. Owned by one thread at a time; holds one reference on its segment. */
+typedef struct ps_cursor {
+  ps_segment *segment; /* NULL when not placed */
+  uint64_t position;
+  int64_t next_offset; /* base offset expected of the frame at position */
+} ps_cursor;
+
+typedef struct ps_frame_view { /* borrowed: valid while the cursor or a reference holds the segment */
+  ps_segment *segment;
+  uint64_t position;
+  const uint8_t *frame;
+  const uint8_t *body; /* as stored: frame + PS_FRAME_HEADER_BYTES */
+  ps_frame_meta meta;
+} ps_frame_view;
+
+void ps_cursor_init(ps_cursor *cursor);
+void ps_cursor_clear(ps_cursor *cursor);
+/* Place the cursor at the frame that holds `offset`, or the first after it; at the watermark it waits
+ * there. PS_OUT_OF_RANGE below the log start or beyond the watermark. */
+ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_error *err);
+/* The next frame below the watermark, its header checked, its body too unless already verified.
+ * PS_END when there is none yet. Raw bodies have also had their columns checked; a compressed body is
+ * checked as stored, and the caller runs ps_columns_check after decompression.
+ * Empty frames (no records) are returned too. */
+ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err);
+/* The offset of the first record with a timestamp >= timestamp below the watermark, and that timestamp;
+ * PS_END when there is none. Reads columns of at most one batch (decompressing into scratch it allocates). */
+ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err);
+
+/* ---- waiting -------------------------------------------------------------------------------- */
+/* The futex word that changes with every publication while someone waits. */
+const void *ps_log_signal_word(const ps_log *log);
+/* Register and withdraw a waiter; between the two, look at the watermark again before sleeping. */
+uint32_t ps_log_wait_begin(ps_log *log); /* returns the signal word's value */
+void ps_log_wait_end(ps_log *log);
+/* Wait until the watermark passes `offset`: PS_OK, PS_TIMEOUT, PS_INTERRUPTED (signal). -1: for ever. */
+ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns);
+/* End every wait on this log in all processes (they look again). */
+void ps_log_wake(ps_log *log);
+
+/* ---- the store's liveness file --------------------------------------------------------------- */
+/* Open and lock STORE/live: returns the descriptor to keep open, and the incarnation, bumped when no
+ * other opener was there. */
+ps_status ps_live_open(const ps_env *env, const char *store_path, int *fd, uint64_t *incarnation,
+                       ps_error *err);
+
+#endif

@@ -1,0 +1,82 @@
+/* ps_log_internal.h - what the files behind ps_log.h share. */
+#ifndef PS_LOG_INTERNAL_H
+#define PS_LOG_INTERNAL_H
+
+#include "ps_head.h"
+#include "ps_index.h"
+#include "ps_log.h"
+
+typedef struct ps_table_entry { /* a segment known to exist; opened when first needed */
+  int64_t base_offset;
+  ps_segment *segment; /* NULL until opened; the table holds one reference */
+} ps_table_entry;
+
+struct ps_log {
+  const ps_env *env;
+  int locks_fd;
+  ps_log_options options;
+  uint8_t *head; /* mapped for the life of the handle */
+  bool closed, forked; /* atomic */
+  bool wrote;          /* this process has appended; atomic */
+  pthread_mutex_t append_mutex, sync_mutex, table_mutex;
+  /* table_mutex */
+  ps_table_entry *table;
+  size_t table_count, table_room;
+  /* append lock */
+  ps_segment *active; /* borrowed from the table */
+  bool active_unprepared; /* the active segment's next one has not been made ready; atomic */
+  /* counters, atomic */
+  uint64_t appends, appended_records, appended_bytes, syncs, rolls, mends, cuts;
+  char dir[448];
+};
+
+#define PS_NEXT_NAME "next.tmp"
+
+static inline bool ps_log_flag(const bool *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+static inline void ps_log_count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+
+/* DIR/name */
+void ps_log_path(const ps_log *log, const char *name, char out[512]);
+
+/* Table: find (opening if need be) a segment; the answer carries a reference of its own. `at`: the segment with
+ * exactly this base; `holding`: the last one whose base is <= offset. When there is none, PS_NOT_FOUND, or PS_CORRUPT from `holding`. */
+ps_status ps_table_at(ps_log *log, int64_t base_offset, ps_segment **out, ps_error *err);
+ps_status ps_table_holding(ps_log *log, int64_t offset, ps_segment **out, ps_error *err);
+/* Read the directory again. Caller does not hold table_mutex. */
+ps_status ps_table_scan(ps_log *log, ps_error *err);
+/* The same, unless the table already ends with the active segment. */
+ps_status ps_table_refresh(ps_log *log, ps_error *err);
+/* Forget all segments (lent ones live on): recovery has changed the files. */
+void ps_table_forget(ps_log *log);
+/* Base offsets known, in order, as a malloc'ed array the caller frees. */
+ps_status ps_table_bases(ps_log *log, int64_t **bases, size_t *count, ps_error *err);
+
+/* Writers' side of a segment (append lock held). */
+ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err);
+/* Store pieces at a position of the active segment, through its map or by pwrite. */
+ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, size_t count, ps_error *err);
+/* Make DIR/BASE20.log, empty, with this epoch; replaces nothing that holds records. */
+ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, ps_error *err);
+/* Preallocate `capacity` bytes in a new file at path and leave it open. */
+ps_status ps_log_create_file(ps_log *log, const char *path, uint32_t capacity, int *fd, ps_error *err);
+ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err);
+ps_status ps_log_mend(ps_log *log, ps_slot *slot, ps_error *err);
+/* Move the log end (slot already advanced) and, outside sync topics, the watermark; wake waiters. */
+void ps_log_publish(ps_log *log, ps_slot *slot);
+
+ps_status ps_log_lock_append(ps_log *log, int64_t timeout_ns, ps_error *err);
+void ps_log_unlock_append(ps_log *log);
+
+/* Sync up to the present log end; sync mutex and range lock are taken inside. */
+ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err);
+/* fdatasync the files of segments that hold offsets in [from, to), and the directory if one is new. */
+ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *err);
+ps_status ps_log_sync_directory(ps_log *log, ps_error *err);
+
+/* Recovery: append lock held, head not believed. */
+ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity, ps_error *err);
+/* The epochs file: the highest epoch in it (-1 when empty); append one entry and sync it. */
+ps_status ps_epochs_last(ps_log *log, int32_t *epoch, ps_error *err);
+ps_status ps_epochs_append(ps_log *log, int32_t epoch, int64_t first_offset, ps_error *err);
+
+#endif

@@ -1,0 +1,392 @@
+/* Recovery of one partition: the first use in an incarnation, append lock held, nobody else inside.
+ *
+ * The log is walked from the durable offset; every frame is checked whole. The walk ends at the first place
+ * where no sound frame follows. If a sound frame further on says that this place was durable, it is damage: it
+ * stays, and the walk goes on beyond it. Otherwise what stands there is a torn tail: it is kept in a .cut file
+ * and the log goes on in a new segment with a higher epoch. Every step may be interrupted and begun again. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+
+#include "ps_log_internal.h"
+
+typedef struct walk {
+  int64_t *bases;
+  size_t count, at; /* segments of the directory, and the one the walk is in */
+  ps_segment *segment;
+  uint64_t position;
+  int64_t next;       /* offset expected at position */
+  int64_t durable;    /* frames that end at or below it were checked in an earlier life */
+  uint64_t frames;    /* in this segment */
+  int64_t max_timestamp;
+  bool sealed;        /* a sound seal stands at position */
+  bool torn;          /* at its end: something stands beyond */
+  bool reindex;
+} walk;
+
+/* Begin segment `at`; on failure the walk stays where it is. */
+static ps_status enter(ps_log *log, walk *w, size_t at, ps_error *err) {
+  ps_segment *segment;
+  ps_status status = ps_table_at(log, w->bases[at], &segment, err);
+  if (status != PS_OK) return status;
+  ps_segment_unref(w->segment);
+  w->segment = segment;
+  w->at = at;
+  w->position = PS_SEGMENT_HEADER_BYTES;
+  w->next = w->bases[at];
+  w->frames = 0;
+  w->max_timestamp = PS_TIMESTAMP_NONE;
+  w->sealed = false;
+  if (w->reindex) {
+    ps_error ignored;
+    pthread_mutex_lock(&log->table_mutex);
+    /* By pwrite: the file may be on a disk that is full, and a failed write costs speed only. */
+    (void)ps_index_open(log->env, log->dir, w->segment, true, true, log->options.index_interval_bytes, &ignored);
+    pthread_mutex_unlock(&log->table_mutex);
+    if (w->segment->index_map && w->segment->index_writable) ps_index_reset(log->env, w->segment);
+  }
+  return PS_OK;
+}
+
+static void step(ps_log *log, walk *w, const ps_frame_meta *meta) {
+  if (w->reindex) ps_index_add(log->env, w->segment, meta->base_offset, w->position, w->max_timestamp);
+  w->position += meta->frame_bytes;
+  w->next = ps_frame_next_offset(meta);
+  w->frames++;
+  if (meta->max_timestamp > w->max_timestamp) w->max_timestamp = meta->max_timestamp;
+}
+
+static bool sound_header(ps_log *log, const walk *w, uint64_t position, ps_frame_meta *meta) {
+  ps_segment *s = w->segment;
+  return ps_segment_backed(log->env, s, position + PS_FRAME_HEADER_BYTES) &&
+         ps_frame_decode_header(s->map + position, s->capacity - position, s->salt, position, meta) == PS_OK &&
+         ps_segment_backed(log->env, s, position + meta->frame_bytes);
+}
+
+/* Over all frames that follow one another soundly, into further segments too. */
+static ps_status run(ps_log *log, walk *w, ps_error *err) {
+  for (;;) {
+    ps_frame_meta meta;
+    const uint8_t *p = w->segment->map + w->position;
+    if (sound_header(log, w, w->position, &meta) && meta.base_offset == w->next &&
+        (ps_frame_next_offset(&meta) <= w->durable || ps_frame_body_ok(p, &meta))) {
+      step(log, w, &meta);
+      continue;
+    }
+    ps_seal seal;
+    w->sealed = ps_segment_backed(log->env, w->segment, w->position + PS_SEAL_BYTES) &&
+                ps_seal_decode(p, PS_SEAL_BYTES, w->segment->salt, w->position, &seal) == PS_OK &&
+                seal.end_offset == w->next;
+    if (w->at + 1 == w->count || w->bases[w->at + 1] != w->next) return PS_OK;
+    ps_status status = enter(log, w, w->at + 1, err); /* with or without its seal: offsets go on there */
+    /* A segment whose header never reached the disk holds nothing that was durable: the log ends before it. */
+    if (status == PS_CORRUPT && w->bases[w->at + 1] >= w->durable) return PS_OK;
+    if (status != PS_OK) return status;
+  }
+}
+
+/* Looks beyond the end of the walk for sound frames. *durable: the highest durable offset any of them knew;
+ * *resume: the first of them (segment index, position, offset) if there is one. */
+typedef struct beyond {
+  int64_t durable;
+  bool any;
+  size_t at;
+  uint64_t position;
+  int64_t offset;
+  bool bytes; /* anything but zeros, or a later segment */
+} beyond;
+
+static void look_in(ps_log *log, const walk *w, size_t at, uint64_t from, beyond *b) {
+  ps_segment *s = w->segment;
+  uint64_t end = __atomic_load_n(&s->readable, __ATOMIC_RELAXED);
+  for (uint64_t position = from; position + PS_ALIGN <= end; position += PS_ALIGN) {
+    const uint8_t *p = s->map + position;
+    if (!b->bytes)
+      for (unsigned i = 0; i < PS_ALIGN; i += 8) b->bytes = b->bytes || ps_load_u64(p + i) != 0;
+    ps_frame_meta meta;
+    if (ps_load_u32(p + PS_FRAME_MAGIC_OFF) != PS_FRAME_MAGIC || !sound_header(log, w, position, &meta)) continue;
+    /* Not the bad place itself, whose header may well be sound, nor anything older than it. */
+    if (meta.base_offset <= w->next || (b->any && meta.base_offset < b->offset)) continue;
+    if (!b->any) {
+      b->at = at;
+      b->position = position;
+      b->offset = meta.base_offset;
+    }
+    b->any = true;
+    if (meta.durable_offset > b->durable) b->durable = meta.durable_offset;
+  }
+}
+
+static ps_status look_beyond(ps_log *log, walk *w, beyond *b, ps_error *err) {
+  memset(b, 0, sizeof *b);
+  b->durable = -1;
+  look_in(log, w, w->at, w->position + (w->sealed ? PS_SEAL_BYTES : 0), b);
+  for (size_t i = w->at + 1; i < w->count; i++) {
+    walk other = *w;
+    b->bytes = true;
+    ps_status status = ps_table_at(log, w->bases[i], &other.segment, err);
+    if (status == PS_CORRUPT) continue; /* not even its header stands: it says nothing */
+    if (status != PS_OK) return status;
+    look_in(log, &other, i, PS_SEGMENT_HEADER_BYTES, b);
+    ps_segment_unref(other.segment);
+  }
+  return PS_OK;
+}
+
+static ps_status rename_aside(ps_log *log, const char *path, int32_t epoch, ps_error *err) {
+  char aside[600];
+  snprintf(aside, sizeof aside, "%s.%010d.cut", path, epoch);
+  int rc = ps_os_rename(log->env, AT_FDCWD, path, aside);
+  return rc < 0 && rc != -ENOENT ? ps_fail_errno(err, -rc, path, "setting a segment aside") : PS_OK;
+}
+
+/* Copy [from, end) of the segment's file to its .cut file and sync that. */
+static ps_status save_tail(ps_log *log, const walk *w, int32_t epoch, ps_error *err) {
+  uint64_t from = w->position, end = w->segment->readable;
+  while (end > from && w->segment->map[end - 1] == 0) end--;
+  if (end == from) return PS_OK;
+  char path[600];
+  snprintf(path, sizeof path, "%s.%010d.cut", w->segment->path, epoch);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0666);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "saving a torn tail");
+  int rc = ps_os_pwrite_all(log->env, fd, w->segment->map + from, end - from, 0);
+  if (rc == 0) rc = ps_os_sync_data(log->env, fd);
+  ps_os_close(fd);
+  return rc < 0 ? ps_fail_errno(err, -rc, path, "saving a torn tail") : PS_OK;
+}
+
+/* End the log at the walk's place: I6. The epoch is written first, so that an interrupted cut, begun again, ends
+ * with a higher one still. */
+static ps_status cut(ps_log *log, walk *w, int32_t epoch, ps_error *err) {
+  PS_POINT(log->env, "recover.epoch");
+  ps_status status = ps_epochs_append(log, epoch, w->next, err);
+  PS_POINT(log->env, "recover.save");
+  bool whole = w->position == PS_SEGMENT_HEADER_BYTES; /* nothing of the segment stays */
+  if (status == PS_OK && !whole) status = save_tail(log, w, epoch, err);
+  for (size_t i = w->count; status == PS_OK && i-- > w->at + (whole ? 0 : 1);) {
+    char name[PS_SEGMENT_NAME_BYTES], path[512];
+    ps_segment_name(w->bases[i], name);
+    ps_log_path(log, name, path);
+    status = rename_aside(log, path, epoch, err);
+    PS_POINT(log->env, "recover.aside");
+  }
+  if (status == PS_OK && !whole) {
+    uint8_t bytes[PS_SEAL_BYTES];
+    ps_seal seal = {w->next, w->frames, w->max_timestamp};
+    ps_seal_encode(&seal, w->segment->salt, w->position, bytes);
+    int fd = ps_os_openat(log->env, AT_FDCWD, w->segment->path, O_RDWR, 0);
+    int rc = fd < 0 ? fd : ps_os_pwrite_all(log->env, fd, bytes, sizeof bytes, (int64_t)w->position);
+    PS_POINT(log->env, "recover.seal");
+    if (rc == 0) rc = ps_os_truncate(log->env, fd, (int64_t)(w->position + PS_SEAL_BYTES));
+    if (rc == 0) rc = ps_os_sync_data(log->env, fd);
+    if (fd >= 0) ps_os_close(fd);
+    if (rc < 0) status = ps_fail_errno(err, -rc, w->segment->path, "cutting a torn tail");
+  }
+  PS_POINT(log->env, "recover.create");
+  if (status == PS_OK) status = ps_log_create_segment(log, w->next, epoch, err);
+  if (status == PS_OK) status = ps_log_sync_directory(log, err);
+  ps_log_count(&log->cuts, 1);
+  return status;
+}
+
+/* After a failed sync the page cache is all there is: copy each segment that holds anything above the durable
+ * offset, as it now reads, to a new file, sync that, and put it in the old one's place. */
+static ps_status rewrite(ps_log *log, const walk *w, ps_error *err) {
+  for (size_t i = 0; i <= w->at; i++) {
+    if (i < w->at && w->bases[i + 1] <= w->durable) continue;
+    ps_segment *s;
+    char temporary[512];
+    int fd;
+    ps_status status = ps_table_at(log, w->bases[i], &s, err);
+    if (status != PS_OK) return status;
+    uint64_t bytes = i == w->at ? w->position + (w->sealed ? PS_SEAL_BYTES : 0) : s->readable;
+    ps_log_path(log, "rewrite.tmp", temporary);
+    status = ps_log_create_file(log, temporary, s->capacity, &fd, err);
+    if (status == PS_OK) {
+      int rc = ps_os_pwrite_all(log->env, fd, s->map, bytes, 0);
+      if (rc == 0 && i < w->at) rc = ps_os_truncate(log->env, fd, (int64_t)bytes);
+      if (rc == 0) rc = ps_os_sync_data(log->env, fd);
+      ps_os_close(fd);
+      PS_POINT(log->env, "recover.rewrite");
+      if (rc == 0) rc = ps_os_rename(log->env, AT_FDCWD, temporary, s->path);
+      if (rc < 0) status = ps_fail_errno(err, -rc, s->path, "rewriting a segment after a failed sync");
+    }
+    ps_segment_unref(s);
+    if (status != PS_OK) return status;
+  }
+  return ps_log_sync_directory(log, err);
+}
+
+static ps_status fresh(ps_log *log, walk *w, ps_error *err) {
+  ps_status status = ps_epochs_append(log, 0, 0, err);
+  if (status == PS_OK) status = ps_log_create_segment(log, 0, 0, err);
+  if (status == PS_OK) status = ps_log_sync_directory(log, err);
+  w->position = PS_SEGMENT_HEADER_BYTES;
+  w->next = 0;
+  return status;
+}
+
+/* Write every word of the head anew. Order: what readers go by comes last. */
+static void write_head(ps_log *log, const ps_head_identity *identity, const ps_slot *slot, int64_t log_start,
+                       int64_t durable, int64_t watermark) {
+  uint8_t *head = log->head;
+  ps_slot both = *slot;
+  ps_release_u64(head + PS_HEAD_INCARNATION_OFF, 0);
+  ps_head_write_identity(head, identity);
+  both.sequence = slot->sequence;
+  ps_head_write_slot(head, &both);
+  both.sequence++;
+  ps_head_write_slot(head, &both);
+  ps_head_set_log_start(head, log_start);
+  ps_release_u64(head + PS_HEAD_POISON_OFF, 0);
+  if (!ps_head_deleted(head)) ps_release_u64(head + PS_HEAD_DELETED_OFF, 0);
+  ps_release_i64(head + PS_HEAD_STABLE_OFF, 0);
+  __atomic_store_n((uint32_t *)(head + PS_HEAD_WAITERS_OFF), 0, __ATOMIC_SEQ_CST);
+  ps_release_i64(head + PS_HEAD_DURABLE_OFF, durable);
+  ps_release_i64(head + PS_HEAD_LOG_END_OFF, slot->log_end);
+  ps_release_i64(head + PS_HEAD_WATERMARK_OFF, watermark);
+  ps_release_u64(head + PS_HEAD_STATE_OFF, (ps_acquire_u64(head + PS_HEAD_STATE_OFF) + 2) & ~1ull);
+}
+
+/* Files that an interrupted roll, preparation or rewrite left under a temporary name. */
+static void sweep(ps_log *log) {
+  DIR *dir = opendir(log->dir);
+  struct dirent *entry;
+  while (dir && (entry = readdir(dir)) != NULL) {
+    size_t length = strlen(entry->d_name);
+    if (length < 4 || length > 60 || strcmp(entry->d_name + length - 4, ".tmp") != 0) continue;
+    char path[512];
+    ps_log_path(log, entry->d_name, path);
+    (void)ps_os_unlink(log->env, AT_FDCWD, path);
+  }
+  if (dir) closedir(dir);
+}
+
+/* What the old head still says, as far as it can be believed. */
+typedef struct belief {
+  bool slot_known;
+  ps_slot slot;
+  int64_t durable, log_start;
+  bool poisoned, clean;
+} belief;
+
+static belief read_belief(const ps_log *log, ps_head_verdict verdict) {
+  belief b = {.durable = -1, .log_start = -1};
+  if (verdict != PS_HEAD_SOUND && verdict != PS_HEAD_MOVED) return b;
+  const uint8_t *head = log->head;
+  b.slot_known = ps_head_read_slot(head, &b.slot);
+  b.durable = ps_head_durable(head);
+  b.log_start = ps_head_log_start(head);
+  b.poisoned = ps_head_poison(head) != 0;
+  /* A word alone has no checksum: the slots, which have, bound it. */
+  if (!b.slot_known) b.durable = -1;
+  else if (b.durable > b.slot.log_end) b.durable = b.slot.log_end;
+  b.clean = verdict == PS_HEAD_SOUND && b.slot_known && !b.poisoned && b.durable == b.slot.log_end &&
+            b.durable == ps_head_log_end(head) && b.log_start >= 0 &&
+            !(ps_acquire_u64(head + PS_HEAD_STATE_OFF) & 1);
+  return b;
+}
+
+/* Everything was synced and nobody died: only see that the place where the log goes on is there and free. */
+static bool still_clean(ps_log *log, const belief *b) {
+  ps_segment *segment;
+  if (ps_table_at(log, b->slot.segment, &segment, NULL) != PS_OK) return false;
+  bool there = ps_segment_backed(log->env, segment, b->slot.position) &&
+               b->slot.position + PS_SEAL_BYTES <= segment->capacity;
+  if (there && ps_segment_backed(log->env, segment, b->slot.position + 8))
+    there = ps_load_u64(segment->map + b->slot.position) == 0;
+  ps_segment_unref(segment);
+  return there;
+}
+
+static ps_status walk_log(ps_log *log, walk *w, const belief *b, ps_error *err) {
+  size_t first = 0; /* unknown durable offset: from the very beginning */
+  while (b->durable >= 0 && first + 1 < w->count && w->bases[first + 1] <= b->durable) first++;
+  ps_status status = enter(log, w, first, err);
+  if (status == PS_CORRUPT && first > 0 && w->bases[first] >= b->durable) status = enter(log, w, first - 1, err);
+  while (status == PS_OK) {
+    beyond beyond;
+    status = run(log, w, err);
+    if (status != PS_OK) break;
+    status = look_beyond(log, w, &beyond, err);
+    if (status != PS_OK) break;
+    if (!beyond.any || beyond.durable <= w->next) { /* the end: torn, or clean */
+      w->torn = beyond.bytes;
+      return PS_OK;
+    }
+    /* Damage: leave it, and go on with what is sound beyond. */
+    if (beyond.at != w->at) status = enter(log, w, beyond.at, err);
+    w->position = beyond.position;
+    w->next = beyond.offset;
+  }
+  return status;
+}
+
+ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity, ps_error *err) {
+  belief b = read_belief(log, verdict);
+  ps_table_forget(log);
+  ps_status status = ps_table_scan(log, err);
+  if (status != PS_OK) return status;
+  sweep(log);
+  if (b.clean && still_clean(log, &b)) {
+    write_head(log, identity, &(ps_slot){b.slot.sequence + 1, b.slot.log_end, b.slot.segment, b.slot.position,
+                                         b.slot.frames, b.slot.max_timestamp, b.slot.leader_epoch},
+               b.log_start, b.durable, b.durable);
+    return PS_OK;
+  }
+  walk w = {.durable = b.durable, .max_timestamp = PS_TIMESTAMP_NONE, .reindex = true};
+  int32_t epoch;
+  status = ps_table_bases(log, &w.bases, &w.count, err);
+  if (status != PS_OK) return status;
+  status = ps_epochs_last(log, &epoch, err);
+  bool new_segment = false, new_log = w.count == 0;
+  if (status == PS_OK && new_log && b.slot_known && b.slot.log_end > 0)
+    status = ps_fail_corrupt(err, log->dir, b.slot.segment, -1, 0, "every segment of the partition is missing");
+  if (status == PS_OK && new_log) {
+    status = fresh(log, &w, err);
+    epoch = 0;
+  } else if (status == PS_OK) {
+    status = walk_log(log, &w, &b, err);
+    if (status == PS_OK && w.next < b.durable) {
+      status = ps_fail_corrupt(err, w.segment->path, w.segment->base_offset, (int64_t)w.position, w.next,
+                               "records that were durable are missing from here on");
+    }
+    if (status == PS_OK) {
+      if (w.segment->leader_epoch > epoch) epoch = w.segment->leader_epoch;
+      /* Offsets above the walk's end may have been given out: only a slot that agrees proves they were not. */
+      new_segment = w.torn || !b.slot_known || b.slot.log_end > w.next;
+      if (b.poisoned) status = rewrite(log, &w, err);
+      if (status == PS_OK && new_segment) status = cut(log, &w, ++epoch, err);
+    }
+  }
+  ps_slot slot = {.sequence = b.slot_known ? b.slot.sequence + 1 : 1, .log_end = w.next, .segment = w.next,
+                  .position = PS_SEGMENT_HEADER_BYTES, .max_timestamp = PS_TIMESTAMP_NONE, .leader_epoch = epoch};
+  if (status == PS_OK && !new_segment && !new_log) {
+    slot.segment = w.segment->base_offset;
+    slot.position = w.position;
+    slot.frames = w.frames;
+    slot.max_timestamp = w.max_timestamp;
+    slot.leader_epoch = w.segment->leader_epoch;
+  }
+  int64_t log_start = b.log_start >= 0 ? b.log_start : (w.count ? w.bases[0] : 0);
+  ps_segment_unref(w.segment);
+  free(w.bases);
+  if (status != PS_OK) return status;
+  ps_table_forget(log); /* cut and rewritten files are other files now */
+  int64_t durable = b.durable < 0 ? log_start : b.durable;
+  bool dirty = durable < slot.log_end;
+  if (dirty && (log->options.durability == PS_DURABILITY_SYNC || b.poisoned)) {
+    /* Acknowledged or not, what is shown from now on must be durable. */
+    status = ps_table_scan(log, err);
+    if (status == PS_OK) status = ps_log_sync_segments(log, durable, slot.log_end, err);
+    if (status != PS_OK) return status;
+    durable = slot.log_end;
+    dirty = false;
+  }
+  write_head(log, identity, &slot, log_start, durable, slot.log_end);
+  if (dirty) __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE); /* the next interval syncs it */
+  return PS_OK;
+}

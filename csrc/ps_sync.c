@@ -1,0 +1,176 @@
+/* Durability: group commit, the helper thread's work on a log, poison. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "ps_log_internal.h"
+
+void ps_log_poison(ps_log *log, int os_errno) { ps_head_set_poison(log->head, os_errno ? os_errno : EIO); }
+
+ps_status ps_log_sync_directory(ps_log *log, ps_error *err) {
+  int fd = ps_os_openat(log->env, AT_FDCWD, log->dir, O_RDONLY | O_DIRECTORY, 0);
+  if (fd < 0) return ps_fail_errno(err, -fd, log->dir, "opening the partition directory");
+  int rc = ps_os_sync_dir(log->env, fd);
+  ps_os_close(fd);
+  if (rc < 0) ps_log_poison(log, -rc);
+  return rc < 0 ? ps_fail_errno(err, -rc, log->dir, "syncing the partition directory") : PS_OK;
+}
+
+/* Sync one segment's file, through the descriptor that saw the writes where there is one. */
+static ps_status sync_segment(ps_log *log, ps_segment *segment, ps_error *err) {
+  int fd = __atomic_load_n(&segment->fd, __ATOMIC_ACQUIRE);
+  int own = -1;
+  if (fd < 0) {
+    own = fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
+    if (fd < 0) return ps_fail_errno(err, -fd, segment->path, "opening a segment to sync it");
+  }
+  int rc = ps_os_sync_data(log->env, fd);
+  if (own >= 0) ps_os_close(own);
+  /* What the kernel dropped, a retry would not bring back: nobody may rely on this log any more. */
+  if (rc < 0) ps_log_poison(log, -rc);
+  return rc < 0 ? ps_fail_errno(err, -rc, segment->path, "syncing a segment") : PS_OK;
+}
+
+ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *err) {
+  ps_segment *segment;
+  ps_status status = ps_table_holding(log, from, &segment, err);
+  bool new_file = false;
+  while (status == PS_OK) {
+    new_file = new_file || segment->base_offset >= from;
+    status = sync_segment(log, segment, err);
+    int64_t base = segment->base_offset;
+    ps_segment_unref(segment);
+    if (status != PS_OK) break;
+    /* The next segment, if it begins below `to` (or at it: an empty one whose name must last too). */
+    int64_t *bases;
+    size_t count, i = 0;
+    status = ps_table_bases(log, &bases, &count, err);
+    if (status != PS_OK) break;
+    while (i < count && bases[i] <= base) i++;
+    int64_t next = i < count && bases[i] <= to ? bases[i] : -1;
+    free(bases);
+    if (next < 0) break;
+    status = ps_table_at(log, next, &segment, err);
+  }
+  if (status == PS_OK && new_file) status = ps_log_sync_directory(log, err);
+  return status;
+}
+
+/* Close descriptors of segments that a sync has covered and nobody is storing to. */
+static void close_clean(ps_log *log, int64_t durable) {
+  if (pthread_mutex_trylock(&log->append_mutex) != 0) return; /* the next sync will */
+  pthread_mutex_lock(&log->table_mutex);
+  for (size_t i = 0; i < log->table_count; i++) {
+    ps_segment *segment = log->table[i].segment;
+    if (!segment || segment->fd < 0 || segment->dirty_end > durable) continue;
+    if (segment == log->active && !segment->write_map) continue; /* pwrite needs it */
+    ps_os_close(segment->fd);
+    segment->fd = -1;
+  }
+  pthread_mutex_unlock(&log->table_mutex);
+  pthread_mutex_unlock(&log->append_mutex);
+}
+
+/* Another process may have rolled: its segments must be in the table before they are synced. */
+static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
+  if (ps_head_durable(log->head) >= target) return PS_OK; /* somebody synced for us while we waited */
+  ps_status status = ps_log_check(log, err);
+  if (status != PS_OK) return status;
+  int64_t end = ps_head_log_end(log->head);
+  int64_t from = ps_head_durable(log->head);
+  status = ps_table_refresh(log, err);
+  if (status == PS_OK) status = ps_log_sync_segments(log, from, end, err);
+  if (status != PS_OK) return status;
+  ps_log_count(&log->syncs, 1);
+  ps_max_i64(log->head + PS_HEAD_DURABLE_OFF, end);
+  if (log->options.durability == PS_DURABILITY_SYNC && ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, end) &&
+      ps_head_has_waiters(log->head))
+    ps_head_signal(log->head);
+  close_clean(log, end);
+  return PS_OK;
+}
+
+ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
+  if (ps_head_durable(log->head) >= target) return ps_log_check(log, err);
+  pthread_mutex_lock(&log->sync_mutex);
+  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
+  ps_status status = PS_OK;
+  int rc;
+  do rc = ps_os_lock_wait(log->env, log->locks_fd, at, false);
+  while (rc == -EINTR); /* appended already: the answer must be true, so a signal waits */
+  if (rc < 0) {
+    status = ps_fail_errno(err, -rc, log->dir, "taking the sync lock");
+  } else {
+    status = sync_held(log, target, err);
+    (void)ps_os_unlock(log->locks_fd, at);
+  }
+  pthread_mutex_unlock(&log->sync_mutex);
+  return status;
+}
+
+ps_status ps_log_sync(ps_log *log, ps_error *err) {
+  ps_status status = ps_log_check(log, err);
+  return status == PS_OK ? ps_log_sync_to(log, ps_head_log_end(log->head), err) : status;
+}
+
+bool ps_log_is_dirty(const ps_log *log) {
+  return __atomic_load_n(&log->wrote, __ATOMIC_ACQUIRE) && ps_head_durable(log->head) < ps_head_log_end(log->head);
+}
+
+void ps_log_prepare_next(ps_log *log) {
+  if (!ps_log_flag(&log->active_unprepared) || ps_log_check(log, NULL) != PS_OK) return;
+  ps_slot slot;
+  if (!ps_head_read_slot(log->head, &slot) || slot.position < log->options.segment_bytes / 2) return;
+  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
+  if (ps_os_lock_try(log->env, log->locks_fd, at, false) < 0) return; /* another process is at it */
+  char path[512], temporary[512], name[64];
+  struct stat st;
+  ps_log_path(log, PS_NEXT_NAME, path);
+  if (ps_os_stat_at(log->env, AT_FDCWD, path, &st) < 0) {
+    int fd;
+    snprintf(name, sizeof name, "next.%d.tmp", (int)getpid());
+    ps_log_path(log, name, temporary);
+    ps_error ignored; /* the roll makes its own file then, and reports */
+    if (ps_log_create_file(log, temporary, log->options.segment_bytes, &fd, &ignored) == PS_OK) {
+      PS_POINT(log->env, "prepare.created");
+      /* pwrite-only file systems may not allocate: an empty file would be taken for a wrong size. */
+      if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size == log->options.segment_bytes)
+        (void)ps_os_rename(log->env, AT_FDCWD, temporary, path);
+      else
+        (void)ps_os_unlink(log->env, AT_FDCWD, temporary);
+      ps_os_close(fd);
+    }
+  }
+  __atomic_store_n(&log->active_unprepared, false, __ATOMIC_RELEASE);
+  (void)ps_os_unlock(log->locks_fd, at);
+}
+
+void ps_log_populate(ps_log *log, uint64_t bytes) {
+  if (log->options.durability == PS_DURABILITY_SYNC || ps_log_check(log, NULL) != PS_OK) return;
+  ps_slot slot;
+  if (!ps_head_read_slot(log->head, &slot)) return;
+  if (pthread_mutex_trylock(&log->table_mutex) != 0) return;
+  ps_segment *segment = NULL;
+  for (size_t i = log->table_count; i-- > 0 && !segment;)
+    if (log->table[i].base_offset == slot.segment) segment = log->table[i].segment;
+  if (segment) ps_segment_ref(segment);
+  pthread_mutex_unlock(&log->table_mutex);
+  if (!segment) return;
+  /* A map of its own, so that a roll in between cannot unmap it under us; a segment cut meanwhile answers
+   * with an error, never a signal. */
+  uint64_t from = ps_align_up(slot.position, 4096), to = from + ps_align_up(bytes, 4096);
+  if (to > segment->capacity) to = segment->capacity;
+  int fd = from < to && !segment->pwrite_only ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0) : -1;
+  if (fd >= 0) {
+    uint8_t *map;
+    if (ps_os_map(log->env, fd, segment->capacity, true, &map) == 0) {
+      (void)ps_os_populate_write(map + from, to - from);
+      ps_os_unmap(map, segment->capacity);
+    }
+    ps_os_close(fd);
+  }
+  ps_segment_unref(segment);
+}
