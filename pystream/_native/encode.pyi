@@ -1,0 +1,3 @@
+class Input:
+    @property
+    def count(self) -> int: ...

@@ -1,0 +1,15 @@
+from collections.abc import Callable
+from typing import Any
+
+from pystream._native.log import LogHandle
+
+def append_batch(
+    log: LogHandle,
+    values: Any,
+    keys: Any = None,
+    headers: Any = None,
+    timestamps: Any = None,
+    timeout_ns: int = -1,
+    parse_time: Callable[[Any], int] | None = None,
+) -> int: ...
+def lag_ns_max(log: LogHandle) -> int: ...

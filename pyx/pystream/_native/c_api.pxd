@@ -1,0 +1,252 @@
+# What the C kernels offer, as their headers say it. Declarations only.
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stddef cimport size_t
+
+
+cdef extern from "ps_format.h" nogil:
+    const int64_t PS_TIMESTAMP_NONE
+    enum:
+        PS_ALIGN
+        PS_CODEC_NONE
+        PS_CODEC_LZ4
+        PS_ATTR_TIMESTAMPS_EQUAL
+        PS_ATTR_LOG_APPEND_TIME
+        PS_ATTR_TRANSACTIONAL
+        PS_ATTR_CONTROL
+        PS_ATTR_DELETE_HORIZON
+        PS_FRAME_HEADER_BYTES
+        PS_SEGMENT_BYTES_MIN
+        PS_SEGMENT_BYTES_MAX
+        PS_RECORDS_PER_BATCH_MAX
+        PS_HEADERS_PER_RECORD_MAX
+        PS_HEADER_KEY_BYTES_MAX
+        PS_PARTITIONS_MAX
+        PS_TOPIC_NAME_BYTES_MAX
+        PS_FORMAT_VERSION
+
+
+cdef extern from "ps_status.h" nogil:
+    ctypedef enum ps_status:
+        PS_OK
+        PS_END
+        PS_OS_ERROR
+        PS_NO_MEMORY
+        PS_CORRUPT
+        PS_VERSION
+        PS_POISONED
+        PS_DELETED
+        PS_FORKED
+        PS_CLOSED
+        PS_TOO_LARGE
+        PS_INVALID
+        PS_TIMEOUT
+        PS_INTERRUPTED
+        PS_OUT_OF_RANGE
+        PS_TRUNCATED
+        PS_EXISTS
+        PS_NOT_FOUND
+        PS_UNSAFE_FS
+    ctypedef struct ps_error:
+        ps_status status
+        int os_errno
+        int64_t offset
+        int64_t segment
+        int64_t position
+        char what[160]
+        char path[512]
+    ps_status ps_fail(ps_error *err, ps_status status, const char *path, const char *what)
+
+
+cdef extern from "ps_hash.h" nogil:
+    ctypedef struct ps_piece:
+        const void *data
+        size_t bytes
+    uint64_t ps_hash(const void *data, size_t bytes)
+    const char *ps_hash_variant()
+    int32_t ps_murmur2(const void *data, size_t bytes)
+
+
+cdef extern from "ps_frame.h" nogil:
+    ctypedef struct ps_frame_meta:
+        uint64_t body_checksum
+        uint32_t frame_bytes
+        uint32_t attributes
+        int64_t base_offset
+        uint32_t record_count
+        uint32_t last_offset_delta
+        int64_t first_timestamp
+        int64_t max_timestamp
+        uint32_t stored_bytes
+        uint32_t raw_bytes
+        int32_t value_width
+        int32_t key_width
+        int64_t delete_horizon
+        int64_t durable_offset
+        int32_t leader_epoch
+        int32_t schema_id
+        int64_t producer_id
+        int32_t base_sequence
+        int16_t producer_epoch
+        uint8_t batch_uuid[16]
+        uint32_t key_bytes
+        uint32_t value_bytes
+        uint32_t header_count
+        uint32_t header_key_bytes
+        uint32_t header_value_bytes
+    ctypedef struct ps_binary:
+        const uint8_t *validity
+        const int32_t *offsets
+        const uint8_t *data
+        uint32_t bytes
+        int32_t width
+    ctypedef struct ps_columns:
+        uint32_t count
+        const uint32_t *offset_deltas
+        const int64_t *timestamps
+        int64_t first_timestamp
+        bint has_keys
+        ps_binary keys
+        ps_binary values
+        bint has_headers
+        const int32_t *header_lists
+        uint32_t header_count
+        ps_binary header_keys
+        ps_binary header_values
+    ctypedef struct ps_prepared:
+        ps_frame_meta meta
+        ps_piece pieces[32]
+        size_t piece_count
+    void ps_frame_meta_init(ps_frame_meta *meta)
+    uint64_t ps_columns_raw_bytes(const ps_columns *columns)
+    uint64_t ps_frame_bytes_raw(const ps_columns *columns)
+    uint64_t ps_frame_scratch_bytes(const ps_columns *columns, uint32_t codec)
+    ps_status ps_frame_prepare(const ps_columns *columns, const ps_frame_meta *proto, uint32_t codec,
+                               uint32_t frame_bytes_max, void *scratch, uint64_t scratch_bytes,
+                               ps_prepared *out, ps_error *err)
+    void ps_frame_prepare_empty(uint32_t offsets, ps_prepared *out)
+    ps_status ps_frame_decompress(const uint8_t *p, const ps_frame_meta *meta, uint8_t *out)
+    ps_status ps_frame_columns(const ps_frame_meta *meta, const uint8_t *body, uint64_t raw_bytes, ps_columns *out)
+    ps_status ps_columns_check(const ps_frame_meta *meta, const ps_columns *columns)
+    uint32_t ps_frame_codec(const ps_frame_meta *m)
+    int64_t ps_frame_next_offset(const ps_frame_meta *m)
+    bint ps_bit(const uint8_t *bits, uint32_t i)
+    uint32_t ps_columns_find_offset(const ps_columns *c, int64_t base_offset, int64_t offset)
+
+
+cdef extern from "ps_os.h" nogil:
+    ctypedef int (*ps_hook)(void *context, const char *name)
+    ctypedef struct ps_env:
+        ps_hook hook
+        void *context
+    ctypedef enum ps_fault_action:
+        PS_FAULT_NONE
+        PS_FAULT_KILL
+        PS_FAULT_ERRNO
+    ctypedef struct ps_fault_plan:
+        char name[64]
+        int64_t nth
+        int64_t times
+        int64_t seen
+        ps_fault_action action
+        int os_errno
+    bint ps_fault_parse(const char *text, ps_fault_plan *plan)
+    int ps_fault_hook(void *context, const char *name)
+    int64_t ps_os_now_ns()
+    int64_t ps_os_monotonic_ns()
+    int ps_os_close(int fd)
+    int ps_os_futex_wait(const void *word, uint32_t seen, int64_t timeout_ns)
+    void ps_os_futex_wake_all(const void *word)
+    enum:
+        PS_WAIT_WORDS_MAX
+    int ps_os_futex_wait_many(const void **words, const uint32_t *seen, size_t count, int64_t timeout_ns)
+    ctypedef enum ps_io:
+        PS_IO_AUTO
+        PS_IO_MAP
+        PS_IO_PWRITE
+        PS_IO_REFUSED
+    ps_io ps_os_choose_io(int fd, char *name)
+
+
+cdef extern from "ps_segment.h" nogil:
+    ctypedef struct ps_segment:
+        int64_t base_offset
+        int32_t leader_epoch
+        uint32_t capacity
+        const uint8_t *map
+        char path[512]
+    void ps_segment_ref(ps_segment *segment)
+    void ps_segment_unref(ps_segment *segment)
+
+
+cdef extern from "ps_log.h" nogil:
+    ctypedef enum ps_durability:
+        PS_DURABILITY_NONE
+        PS_DURABILITY_INTERVAL
+        PS_DURABILITY_SYNC
+    ctypedef struct ps_log_options:
+        uint8_t topic_uuid[16]
+        uint32_t partition
+        uint32_t segment_bytes
+        uint32_t index_interval_bytes
+        ps_durability durability
+        ps_io io
+        uint64_t incarnation
+        bint log_append_time
+    ctypedef struct ps_log:
+        pass
+    ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
+                          bint create, ps_log **out, ps_error *err)
+    ps_status ps_log_close(ps_log *log, ps_error *err)
+    void ps_log_free(ps_log *log)
+    void ps_log_after_fork(ps_log *log)
+    ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset, ps_error *err)
+    ps_status ps_log_sync(ps_log *log, ps_error *err)
+    bint ps_log_is_dirty(const ps_log *log)
+    void ps_log_prepare_next(ps_log *log)
+    void ps_log_populate(ps_log *log, uint64_t bytes)
+    int64_t ps_log_start_offset(const ps_log *log)
+    int64_t ps_log_high_watermark(const ps_log *log)
+    int64_t ps_log_end_offset(const ps_log *log)
+    int64_t ps_log_durable_offset(const ps_log *log)
+    int32_t ps_log_leader_epoch(const ps_log *log)
+    ps_status ps_log_check(const ps_log *log, ps_error *err)
+    void ps_log_poison(ps_log *log, int os_errno)
+    uint32_t ps_log_frame_bytes_max(const ps_log *log)
+    ctypedef struct ps_log_stats:
+        int64_t log_start
+        int64_t high_watermark
+        int64_t log_end
+        int64_t durable
+        uint64_t appends
+        uint64_t appended_records
+        uint64_t appended_bytes
+        uint64_t syncs
+        uint64_t rolls
+        uint64_t mends
+        uint64_t cuts
+        uint64_t segments
+        uint64_t stored_bytes
+        uint64_t lent_segments
+    void ps_log_get_stats(ps_log *log, ps_log_stats *out)
+    ctypedef struct ps_cursor:
+        ps_segment *segment
+        uint64_t position
+        int64_t next_offset
+    ctypedef struct ps_frame_view:
+        ps_segment *segment
+        uint64_t position
+        const uint8_t *frame
+        const uint8_t *body
+        ps_frame_meta meta
+    void ps_cursor_init(ps_cursor *cursor)
+    void ps_cursor_clear(ps_cursor *cursor)
+    ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_error *err)
+    ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err)
+    ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err)
+    const void *ps_log_signal_word(const ps_log *log)
+    uint32_t ps_log_wait_begin(ps_log *log)
+    void ps_log_wait_end(ps_log *log)
+    ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns)
+    void ps_log_wake(ps_log *log)
+    ps_status ps_live_open(const ps_env *env, const char *store_path, int *fd, uint64_t *incarnation,
+                           ps_error *err)

@@ -1,0 +1,27 @@
+from libc.stdint cimport int64_t, uint32_t
+
+from pystream._native.write_api cimport ps_builder
+
+
+cdef class RecordMetadata:
+    cdef readonly str topic
+    cdef readonly int partition
+    cdef readonly object offset     # int, or None when it was not delivered
+    cdef readonly object timestamp  # int ns, or None
+
+
+# The callback of one record in a builder.
+cdef class Tracked:
+    cdef uint32_t index
+    cdef object callback
+
+
+# offset < 0: not delivered.
+cdef RecordMetadata make_metadata(str topic, int partition, int64_t offset, int64_t timestamp)
+# Let go of the list of Tracked that a builder carries.
+cdef void drop_user(ps_builder *b) noexcept
+
+# Monotonic deadlines in ns, < 0: none. What is left of one, at most a slice.
+cdef int64_t deadline_of(int64_t timeout_ns) noexcept nogil
+cdef int64_t remaining(int64_t deadline_ns) noexcept nogil
+cdef bint is_past(int64_t deadline_ns) noexcept nogil

@@ -1,0 +1,58 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
+"""What a producer's callers hear of their records, and how long it may take."""
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport INT64_MAX
+
+from pystream._native.c_api cimport PS_TIMESTAMP_NONE, ps_os_monotonic_ns
+
+# Waits are cut here, so that a signal is seen.
+cdef int64_t SLICE_NS = 100_000_000
+
+
+cdef class RecordMetadata:
+    """Where a record went: topic, partition, offset (None when it was not delivered), timestamp (ns or None)."""
+
+    def __repr__(self):
+        return (f"RecordMetadata(topic={self.topic!r}, partition={self.partition}, offset={self.offset}, "
+                f"timestamp={self.timestamp})")
+
+    def __eq__(self, other):
+        if not isinstance(other, RecordMetadata):
+            return NotImplemented
+        return (self.topic, self.partition, self.offset, self.timestamp) == (
+            other.topic, other.partition, other.offset, other.timestamp)
+
+
+cdef RecordMetadata make_metadata(str topic, int partition, int64_t offset, int64_t timestamp):
+    cdef RecordMetadata metadata = RecordMetadata.__new__(RecordMetadata)
+    metadata.topic = topic
+    metadata.partition = partition
+    metadata.offset = offset if offset >= 0 else None
+    metadata.timestamp = timestamp if timestamp != PS_TIMESTAMP_NONE else None
+    return metadata
+
+
+cdef class Tracked:
+    pass
+
+
+cdef void drop_user(ps_builder *b) noexcept:
+    if b.user != NULL:
+        Py_DECREF(<object>b.user)
+        b.user = NULL
+
+
+cdef int64_t remaining(int64_t deadline_ns) noexcept nogil:
+    """What is left of a slice; deadline_ns < 0: no deadline."""
+    if deadline_ns < 0:
+        return SLICE_NS
+    return max(<int64_t>0, min(SLICE_NS, deadline_ns - ps_os_monotonic_ns()))
+
+
+cdef bint is_past(int64_t deadline_ns) noexcept nogil:
+    return deadline_ns >= 0 and ps_os_monotonic_ns() >= deadline_ns
+
+
+cdef int64_t deadline_of(int64_t timeout_ns) noexcept nogil:
+    cdef int64_t now = ps_os_monotonic_ns()
+    return -1 if timeout_ns < 0 or timeout_ns > INT64_MAX - now else now + timeout_ns

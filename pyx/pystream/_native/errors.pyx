@@ -1,0 +1,176 @@
+# cython: language_level=3, binding=False
+"""Every exception of pystream, and the one place where a native status becomes one of them."""
+import os
+
+from pystream._native.c_api cimport (
+    PS_CLOSED, PS_CORRUPT, PS_DELETED, PS_EXISTS, PS_FORKED, PS_INTERRUPTED, PS_INVALID, PS_NO_MEMORY,
+    PS_NOT_FOUND, PS_OS_ERROR, PS_OUT_OF_RANGE, PS_POISONED, PS_TIMEOUT, PS_TOO_LARGE, PS_TRUNCATED, PS_UNSAFE_FS,
+    PS_VERSION, ps_error,
+)
+
+
+class PystreamError(Exception):
+    """Base of all errors that pystream raises of its own accord.
+
+    Attributes, None where unknown: topic (str), partition (int), offset (int, of a record), segment (int, base
+    offset of a segment), position (int, byte in that segment), path (str), errno_ (int, of a failed system call).
+    """
+
+    def __init__(self, *args, topic=None, partition=None, offset=None, segment=None, position=None, path=None,
+                 errno_=None):
+        super().__init__(*args)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.segment = segment
+        self.position = position
+        self.path = path
+        self.errno_ = errno_
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls, args, attributes):
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class StorageError(PystreamError, OSError):
+    """A system call failed: errno, strerror and filename are set as on any OSError."""
+
+    def __str__(self):
+        return self.args[0] if len(self.args) == 1 else OSError.__str__(self)
+
+
+class CorruptLogError(PystreamError, ValueError):
+    """Stored bytes are not what was written. Nothing was cut or skipped."""
+
+
+class FormatVersionError(PystreamError, ValueError):
+    """Written by a format version, or with a feature, that this version of pystream does not know."""
+
+
+class PoisonedError(StorageError):
+    """An earlier write or sync of this partition failed, so nothing more can be promised about it. Close the
+    store in every process and open it again: what was not durable is then written anew."""
+
+
+class TopicDeletedError(PystreamError, LookupError):
+    """The topic was deleted while it was open."""
+
+
+class ForkedError(PystreamError, RuntimeError):
+    """The handle was opened before a fork: open the store again in the child process."""
+
+
+class ClosedError(PystreamError, ValueError):
+    """The store, producer or consumer is closed."""
+
+
+class RecordTooLargeError(PystreamError, ValueError):
+    """One record exceeds a limit. Nothing was written."""
+
+
+class BatchTooLargeError(RecordTooLargeError):
+    """The records exceed what one batch, the unit that is atomic, can hold. Nothing was written."""
+
+
+class LockTimeoutError(PystreamError, TimeoutError):
+    """Another writer kept the partition for longer than the timeout. Nothing was written."""
+
+
+class OffsetOutOfRangeError(PystreamError, LookupError):
+    """The offset is below the log start or beyond the log end."""
+
+
+class LogTruncatedError(OffsetOutOfRangeError):
+    """The offset was cut away after it had been read: a crash lost it."""
+
+
+class TopicExistsError(PystreamError, ValueError):
+    """There is a topic of that name already."""
+
+
+class TopicNotFoundError(PystreamError, LookupError):
+    """There is no topic of that name."""
+
+
+class StoreNotFoundError(PystreamError, FileNotFoundError):
+    """There is no store at that path."""
+
+
+class UnsafeFileSystemError(PystreamError, OSError):
+    """A network or user-space file system, whose locks and maps cannot be relied upon."""
+
+
+class OptionError(PystreamError, ValueError):
+    """An option is unknown, out of range, or conflicts with how something was created."""
+
+
+class UnsupportedError(PystreamError, ValueError):
+    """Something that this version of pystream cannot do yet."""
+
+
+class DeliveryError(PystreamError, RuntimeError):
+    """Records accepted by `send` could not be appended. `records` is how many; the cause is chained."""
+
+    records = 0
+
+
+_CLASSES = {
+    <int>PS_CORRUPT: CorruptLogError,
+    <int>PS_VERSION: FormatVersionError,
+    <int>PS_DELETED: TopicDeletedError,
+    <int>PS_FORKED: ForkedError,
+    <int>PS_CLOSED: ClosedError,
+    <int>PS_TOO_LARGE: RecordTooLargeError,
+    <int>PS_INVALID: OptionError,
+    <int>PS_TIMEOUT: LockTimeoutError,
+    <int>PS_INTERRUPTED: LockTimeoutError,
+    <int>PS_OUT_OF_RANGE: OffsetOutOfRangeError,
+    <int>PS_TRUNCATED: LogTruncatedError,
+    <int>PS_EXISTS: TopicExistsError,
+    <int>PS_NOT_FOUND: TopicNotFoundError,
+    <int>PS_UNSAFE_FS: UnsafeFileSystemError,
+}
+
+
+cdef object make_error(const ps_error *err, object topic, object partition):
+    cdef str what = err.what.decode("utf-8", "replace")
+    cdef str path = os.fsdecode(err.path) if err.path[0] else None
+    cdef int status = <int>err.status
+    fields = dict(
+        topic=topic,
+        partition=partition,
+        offset=err.offset if err.offset >= 0 else None,
+        segment=err.segment if err.segment >= 0 else None,
+        position=err.position if err.position >= 0 else None,
+        path=path,
+        errno_=err.os_errno or None,
+    )
+    place = []
+    if topic is not None:
+        place.append(f"topic {topic!r}" if partition is None else f"topic {topic!r} partition {partition}")
+    for name in ("segment", "position", "offset"):
+        if fields[name] is not None:
+            place.append(f"{name} {fields[name]}")
+    if path:
+        place.append(path)
+    message = f"{what} ({', '.join(place)})" if place else what
+    if status == PS_NO_MEMORY:
+        return MemoryError(message)
+    if status == PS_OS_ERROR or status == PS_POISONED:
+        cls = StorageError if status == PS_OS_ERROR else PoisonedError
+        error = cls(err.os_errno, f"{os.strerror(err.os_errno)}: {message}", path, **fields)
+        error.errno = err.os_errno
+        error.strerror = f"{os.strerror(err.os_errno)}: {message}"
+        error.filename = path
+        return error
+    return _CLASSES.get(status, PystreamError)(message, **fields)
+
+
+cdef int raise_error(const ps_error *err, object topic=None, object partition=None) except -1:
+    raise make_error(err, topic, partition)

@@ -1,0 +1,618 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
+"""Producers: records go into batches, which go out behind the caller's back or, by send_many, at once."""
+import warnings
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from pystream._native.c_api cimport (
+    PS_ATTR_LOG_APPEND_TIME, PS_CLOSED, PS_OK, PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT,
+    PS_TOO_LARGE, ps_columns, ps_fail, ps_log_frame_bytes_max, ps_log_sync, ps_murmur2, ps_os_monotonic_ns,
+    ps_status,
+)
+from pystream._native.delivery cimport (
+    Tracked, deadline_of, drop_user, is_past, make_metadata, remaining,
+)
+from pystream._native.encode cimport Headers, Input, timestamp_ns
+from pystream._native.log cimport LogHandle
+from pystream._native.source cimport Source, View, release_view, scalar_bytes
+from pystream._native.write_api cimport (
+    PS_LANE_STICKY, ps_added, ps_builder_timestamp, ps_lane_set_unsynced, ps_lane_take_unsynced,
+    ps_producer_abandon, ps_producer_add, ps_producer_add_keyed, ps_producer_add_plain, ps_producer_drain,
+    ps_producer_fetch, ps_producer_free, ps_producer_get_stats, ps_producer_new, ps_producer_next_sticky,
+    ps_producer_options, ps_producer_recycle, ps_producer_stats, ps_producer_take_error, ps_producer_wait_room,
+    ps_scratch, ps_scratch_free, ps_worker_attach, ps_worker_detach,
+)
+from pystream._native.writer cimport Appended, append_columns, get_worker, keep, the_worker, writers_of
+
+from pystream._native.errors import (
+    ClosedError, DeliveryError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError,
+)
+from pystream._native.delivery import RecordMetadata
+from pystream._native.writer import append_batch
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
+
+cdef extern from "Python.h":
+    bint PyBytes_CheckExact(PyObject *item)
+    Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
+    char *PyBytes_AS_STRING(PyObject *item)
+
+# Waits are cut here, so that a signal is seen.
+cdef int64_t SLICE_NS = 100_000_000
+# What an unclosed producer may take to flush when it is collected.
+cdef int64_t FINALIZE_NS = 2_000_000_000
+
+
+cdef inline uint32_t lane_of_hash(const void *key, size_t key_bytes, uint32_t lanes) noexcept nogil:
+    """Kafka's rule: Utils.toPositive(Utils.murmur2(key)) % partitions."""
+    return <uint32_t>(ps_murmur2(key, key_bytes) & 0x7fffffff) % lanes
+
+
+cdef class ProducerCore:
+
+    def __init__(self, logs, *, uint64_t batch_bytes, uint64_t batch_records=PS_RECORDS_PER_BATCH_MAX,
+                 int64_t linger_ns, uint64_t buffer_bytes, partitioner=None, on_delivery=None, int codec=-1,
+                 parse_time=None):
+        """Sizes in bytes, linger in ns. codec: a PS_CODEC_* number, -1 for the topic's."""
+        cdef ps_producer_options options
+        cdef LogHandle log
+        cdef uint32_t i
+        if self.p != NULL:
+            raise RuntimeError("the producer is open already")
+        self.logs = list(logs)
+        if not self.logs:
+            raise ValueError("a producer needs the logs of its topic's partitions")
+        log = self.logs[0]
+        self.schema = log.schema
+        self.store = log.store
+        self.lane_count = len(self.logs)
+        self.codec = self.schema.codec if codec < 0 else codec
+        self.set_options(batch_bytes, batch_records, linger_ns, buffer_bytes, partitioner, on_delivery)
+        self.parse_time = parse_time
+        memset(&options, 0, sizeof(options))
+        options.batch_bytes = self.batch_bytes = <uint32_t>min(batch_bytes, <uint64_t>ps_log_frame_bytes_max(log.log))
+        options.batch_records = self.batch_records = <uint32_t>batch_records
+        options.buffer_bytes = buffer_bytes
+        options.linger_ns = linger_ns
+        options.reports = on_delivery is not None
+        get_worker()
+        self.p = ps_producer_new(&options, self.lane_count)
+        if self.p == NULL:
+            raise MemoryError()
+        for i in range(self.lane_count):
+            log = self.logs[i]
+            log.check()
+            self.p.lanes[i].log = log.log
+            self.p.lanes[i].kept = keep(log)
+            self.p.lanes[i].codec = self.codec
+            self.p.lanes[i].attributes = PS_ATTR_LOG_APPEND_TIME if self.schema.log_append_time else 0
+            self.p.lanes[i].value_width = self.schema.value_width
+            self.p.lanes[i].key_width = self.schema.key_width
+        ps_worker_attach(get_worker(), self.p)
+        self.is_closed = False
+        writers_of(self.store).producers.add(self)
+
+    cdef int set_options(self, uint64_t batch_bytes, uint64_t batch_records, int64_t linger_ns,
+                         uint64_t buffer_bytes, object partitioner, object on_delivery) except -1:
+        if not 1 <= batch_records <= PS_RECORDS_PER_BATCH_MAX:
+            raise OptionError(f"batch_records={batch_records} must lie in 1 .. {PS_RECORDS_PER_BATCH_MAX}")
+        if batch_bytes < 1 or buffer_bytes < 1:
+            raise OptionError("batch_bytes and buffer_bytes must be positive")
+        if linger_ns < 0:
+            raise OptionError("linger must not be negative")
+        if on_delivery is not None and not callable(on_delivery):
+            raise TypeError(f"on_delivery must be a callable(error, metadata), not {type(on_delivery).__name__}")
+        if isinstance(partitioner, str) and partitioner not in ("murmur2", "sticky"):
+            raise OptionError(f'partitioner={partitioner!r} is not "murmur2", "sticky" or a callable(key, partitions)')
+        if partitioner is not None and not isinstance(partitioner, str) and not callable(partitioner):
+            raise TypeError(f"partitioner must be a str or a callable, not {type(partitioner).__name__}")
+        self.hashes = partitioner is None or partitioner == "murmur2"
+        self.partitioner = partitioner if callable(partitioner) else None
+        self.on_delivery = on_delivery
+        return 0
+
+    def __cinit__(self):
+        self.is_closed = True
+
+    def __del__(self):
+        if self.p == NULL or self.is_closed or self.p.forked or self.store.is_forked():
+            return
+        warnings.warn(f"unclosed producer of topic {self.schema.topic!r}", ResourceWarning, source=self)
+        ProducerCore.close(self, FINALIZE_NS)  # a subclass may take other units
+
+    def __dealloc__(self):
+        cdef ps_builder *b
+        if self.p == NULL:
+            return
+        if not self.is_closed and not self.p.forked:
+            with nogil:
+                ps_worker_detach(the_worker(), self.p)
+        while True:
+            b = ps_producer_fetch(self.p)
+            if b == NULL:
+                break
+            drop_user(b)
+            ps_producer_recycle(self.p, b)
+        ps_producer_free(self.p)
+
+    # ---- state
+
+    @property
+    def closed(self):
+        """True once `close` was called, or the store was closed."""
+        return bool(self.is_closed)
+
+    def stats(self):
+        """Counters since it was made: records, bytes (of frames) and batches delivered, failed_records, and
+        pending_records and pending_bytes that wait here."""
+        cdef ps_producer_stats s
+        memset(&s, 0, sizeof(s))
+        if self.p != NULL:
+            ps_producer_get_stats(self.p, &s)
+        return {
+            "records": s.records + self.records_in,
+            "bytes": s.bytes + self.bytes_in,
+            "batches": s.batches + self.batches_in,
+            "failed_records": s.failed_records,
+            "pending_records": s.pending_records,
+            "pending_bytes": s.pending_bytes,
+        }
+
+    cdef int check_open(self) except -1:
+        if self.p != NULL and (self.p.forked or self.store.is_forked()):
+            raise ForkedError("the producer was opened before a fork; open the store again in the child",
+                              topic=self.schema.topic)
+        if self.is_closed or self.is_closing:
+            raise ClosedError("the producer is closed", topic=None if self.schema is None else self.schema.topic)
+        return 0
+
+    # ---- what came of earlier records
+
+    cdef object make_error(self, const ps_error *err, uint32_t lane):
+        try:
+            (<LogHandle>self.logs[lane]).raise_error(err)
+        except Exception as error:
+            return error
+
+    cdef object report(self, ps_builder *b):
+        """Call the callbacks of a finished builder; answers the first exception one of them raised."""
+        cdef LogHandle log = self.logs[b.lane]
+        cdef uint32_t i
+        cdef Py_ssize_t at = 0
+        cdef Tracked tracked
+        error = self.make_error(&b.error, b.lane) if b.error.status != PS_OK else None
+        own = <list>b.user if b.user != NULL else []
+        if b.user != NULL:
+            drop_user(b)
+        outcomes = []
+        for i in range(b.count):
+            callback = self.on_delivery
+            if at < len(own):
+                tracked = own[at]
+                if tracked.index == i:
+                    callback = tracked.callback
+                    at += 1
+                elif callback is None:
+                    continue
+            elif callback is None:
+                break
+            outcomes.append((callback, make_metadata(log.topic, log.partition,
+                                                     b.base_offset + i if error is None else -1,
+                                                     ps_builder_timestamp(b, i))))
+        ps_producer_recycle(self.p, b)  # before anything of the caller's runs
+        first = None
+        for callback, metadata in outcomes:
+            try:
+                callback(error, metadata)
+            except BaseException as raised:
+                first = first or raised
+        return first
+
+    cdef int collect(self) except -1:
+        """Report what has finished; raise what a callback raised, or the error of records that did not go out."""
+        cdef ps_builder *b
+        cdef ps_error err
+        cdef uint64_t records
+        cdef uint32_t lane
+        first = None
+        while True:
+            b = ps_producer_fetch(self.p)
+            if b == NULL:
+                break
+            raised = self.report(b)
+            first = first or raised
+        if first is not None:
+            raise first
+        if ps_producer_take_error(self.p, &err, &records, &lane):
+            raise self.delivery_error(records, self.make_error(&err, lane), lane)
+        return 0
+
+    cdef object delivery_error(self, uint64_t records, object cause, object lane):
+        error = DeliveryError(
+            f"{records} record{'s' if records != 1 else ''} of topic {self.schema.topic!r} could not be delivered: {cause}",
+            topic=self.schema.topic, partition=lane)
+        error.records = records
+        error.__cause__ = cause
+        return error
+
+    # ---- send
+
+    def send(self, value, key=None, *, headers=None, timestamp=None, partition=None, on_delivery=None):
+        """Put one record into the open batch of its partition. Accepted when it returns, delivered when
+        `flush` returns or its callback is called."""
+        cdef ps_producer *p = self.p
+        cdef PyObject *v = <PyObject *>value
+        cdef PyObject *k = <PyObject *>key
+        cdef uint32_t lane = 0
+        if (headers is None and timestamp is None and partition is None and on_delivery is None
+                and self.partitioner is None and not self.is_closed and PyBytes_CheckExact(v)
+                and not p.attention and not p.forked):
+            if key is None:
+                if ps_producer_add_plain(p, PyBytes_AS_STRING(v), PyBytes_GET_SIZE(v)):
+                    return
+            elif PyBytes_CheckExact(k) and (self.hashes or self.lane_count == 1):
+                if self.lane_count > 1:
+                    lane = lane_of_hash(PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), self.lane_count)
+                if ps_producer_add_keyed(p, lane, PyBytes_AS_STRING(v), PyBytes_GET_SIZE(v),
+                                         PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k)):
+                    return
+        self.send_any(value, key, headers, timestamp, partition, on_delivery)
+
+    cdef int64_t lane_named(self, object partition) except -1:
+        if isinstance(partition, bool) or not hasattr(partition, "__index__"):
+            raise TypeError(f"partition must be an int, not {type(partition).__name__}")
+        index = partition.__index__()
+        if not 0 <= index < self.lane_count:
+            raise OptionError(f"partition {index} is not one of topic {self.schema.topic!r}, which has "
+                              f"{self.lane_count}", topic=self.schema.topic)
+        return index
+
+    cdef int64_t lane_of(self, object key, const uint8_t *data, int64_t key_bytes) except -1:
+        """Where a record with this key goes; key is only looked at by a caller's partitioner."""
+        if self.partitioner is not None:
+            index = self.partitioner(None if key_bytes < 0 else bytes(key), self.lane_count)
+            if isinstance(index, bool) or not hasattr(index, "__index__"):
+                raise TypeError(f"the partitioner returned {index!r}, not an int")
+            index = index.__index__()
+            if not 0 <= index < self.lane_count:
+                raise ValueError(f"the partitioner returned {index}, which is not one of {self.lane_count} partitions")
+            return index
+        if key_bytes < 0 or not self.hashes:
+            return PS_LANE_STICKY
+        return lane_of_hash(data, key_bytes, self.lane_count)
+
+    cdef int send_any(self, object value, object key, object headers, object timestamp, object partition,
+                      object on_delivery) except -1:
+        cdef ps_record r
+        cdef View value_view, key_view
+        cdef const uint8_t *data
+        cdef Headers packed = None
+        cdef int64_t lane
+        self.check_open()
+        self.collect()
+        self.check_open()  # callbacks may have closed it
+        memset(&r, 0, sizeof(r))
+        value_view.obj = key_view.obj = NULL
+        if on_delivery is not None and not callable(on_delivery):
+            raise TypeError(f"on_delivery must be a callable(error, metadata), not {type(on_delivery).__name__}")
+        if headers is not None:
+            packed = Headers.__new__(Headers)
+            packed.open(headers)
+            r.headers = packed.items
+            r.header_count = packed.count
+        if timestamp is not None:
+            if self.schema.log_append_time:
+                raise ValueError('timestamp= cannot be given: the topic stamps records itself (timestamp_type="append")')
+            r.timestamp = timestamp_ns(timestamp, self.parse_time)
+            r.has_timestamp = True
+        if self.schema.dtype is not None:
+            if value is None:
+                raise TypeError("value is null: a dtype= topic has no null values")
+            if getattr(value, "dtype", self.schema.dtype) != self.schema.dtype:
+                raise TypeError(f"value is of dtype {value.dtype}, the topic of {self.schema.dtype}")
+        try:
+            r.value_bytes = scalar_bytes(value, "value", &value_view, &data)
+            r.value = data
+            self.check_width("value", r.value_bytes, self.schema.value_width)
+            r.key_bytes = scalar_bytes(key, "key", &key_view, &data)
+            r.key = data
+            self.check_width("key", r.key_bytes, self.schema.key_width)
+            lane = self.lane_of(key, data, r.key_bytes) if partition is None else self.lane_named(partition)
+            return self.add(lane, &r, on_delivery)
+        finally:
+            if value_view.obj != NULL:
+                release_view(&value_view)
+            if key_view.obj != NULL:
+                release_view(&key_view)
+
+    cdef int check_width(self, str name, int64_t got, int32_t width) except -1:
+        if width >= 0 and got >= 0 and got != width:
+            raise ValueError(f"{name} has {got} bytes: this topic's {name}s have exactly {width}")
+        return 0
+
+    cdef int add(self, int64_t lane, const ps_record *r, object on_delivery) except -1:
+        cdef ps_error err
+        cdef ps_added added
+        cdef ps_status status
+        cdef bint is_tracked = on_delivery is not None
+        cdef Tracked tracked = None
+        cdef list spare = None
+        if is_tracked:  # made beforehand: nothing may come between adding and noting
+            tracked = Tracked.__new__(Tracked)
+            tracked.callback = on_delivery
+            spare = []
+        while True:
+            status = ps_producer_add(self.p, <uint32_t>lane, r, is_tracked, &added, &err)
+            if status != PS_TIMEOUT:
+                break
+            with nogil:
+                ps_producer_wait_room(self.p, SLICE_NS)
+            PyErr_CheckSignals()
+            self.check_open()
+            self.collect()
+            self.check_open()
+        if status == PS_TOO_LARGE:
+            raise RecordTooLargeError(
+                f"the record does not fit a batch: this topic's segments hold frames of at most "
+                f"{ps_log_frame_bytes_max(self.p.lanes[0].log)} bytes; create the topic with a larger segment_bytes=",
+                topic=self.schema.topic)
+        if status != PS_OK:
+            raise self.make_error(&err, <uint32_t>lane if lane != PS_LANE_STICKY else 0)
+        if is_tracked:
+            tracked.index = added.index
+            if added.builder.user == NULL:
+                Py_INCREF(spare)
+                added.builder.user = <void *>spare
+            (<list>added.builder.user).append(tracked)
+        return 0
+
+    # ---- flush and close
+
+    cdef int64_t drain(self, uint32_t lane, int64_t deadline_ns, bint patient) except -1:
+        """Deliver all that a lane holds now. Answers PS_OK, PS_TIMEOUT, or else that a try failed. patient: try
+        failures again until the deadline."""
+        cdef ps_scratch scratch
+        cdef ps_status status
+        scratch.data = NULL
+        scratch.bytes = 0
+        try:
+            while True:
+                with nogil:
+                    status = ps_producer_drain(self.p, lane, &scratch, remaining(deadline_ns))
+                if status == PS_OK:
+                    return status
+                PyErr_CheckSignals()
+                if is_past(deadline_ns):
+                    return status
+                if status != PS_TIMEOUT:
+                    if not patient:
+                        return status
+                    with nogil:
+                        usleep(10_000)
+        finally:
+            ps_scratch_free(&scratch)
+
+    cdef int finish(self, int64_t deadline_ns) except -1:
+        """Deliver what all lanes hold now, report it, and raise if something is left."""
+        cdef uint32_t i
+        cdef bint late = False
+        cdef ps_producer_stats stats
+        for i in range(self.lane_count):
+            if self.drain(i, deadline_ns, False) == PS_TIMEOUT:
+                late = True
+        self.collect()
+        if late:
+            ps_producer_get_stats(self.p, &stats)
+            raise LockTimeoutError(f"{stats.pending_records} records of topic {self.schema.topic!r} were not delivered "
+                                   "in time; they stay queued", topic=self.schema.topic)
+        return 0
+
+    def flush(self, int64_t timeout_ns=-1, bint durable=False):
+        """Deliver everything sent so far; durable: put it on the disk too."""
+        cdef uint32_t i
+        cdef ps_status status
+        cdef ps_error err
+        cdef LogHandle log
+        self.check_open()
+        self.finish(deadline_of(timeout_ns))
+        if not durable:
+            return
+        for i in range(self.lane_count):
+            if not ps_lane_take_unsynced(&self.p.lanes[i]):
+                continue
+            log = self.logs[i]
+            with nogil:
+                status = ps_log_sync(log.log, &err)
+            if status != PS_OK:
+                ps_lane_set_unsynced(&self.p.lanes[i])
+                log.raise_error(&err)
+
+    def close(self, int64_t timeout_ns=-1):
+        """Flush and close. What cannot be delivered is given up, counted in the DeliveryError, and reported to
+        its callbacks. A timeout allows that long for repeated tries."""
+        cdef uint32_t i
+        cdef int64_t deadline = deadline_of(timeout_ns)
+        if self.is_closed or self.is_closing or self.p == NULL:
+            return
+        if self.p.forked or self.store.is_forked():
+            self.is_closed = True  # what it held is the parent's to deliver
+            return
+        self.is_closing = True
+        try:
+            for i in range(self.lane_count):
+                self.drain(i, deadline, timeout_ns >= 0)
+        except BaseException:  # a signal: it stays open, with all it holds
+            self.is_closing = False
+            raise
+        with nogil:
+            ps_worker_detach(the_worker(), self.p)
+        self.is_closed = True
+        self.abandon()
+
+    cdef int abandon(self) except -1:
+        """Give up what is left, report everything, and raise if something was lost."""
+        cdef ps_error fallback, why
+        cdef uint64_t lost
+        cdef uint32_t lane = 0
+        cdef ps_builder *b
+        ps_fail(&fallback, PS_CLOSED, NULL, "the producer was closed before the record could be delivered")
+        with nogil:
+            lost = ps_producer_abandon(self.p, &fallback, &why, &lane)
+        first = None
+        while True:
+            b = ps_producer_fetch(self.p)
+            if b == NULL:
+                break
+            raised = self.report(b)
+            first = first or raised
+        if lost:
+            raise self.delivery_error(lost, self.make_error(&why, lane), lane)
+        if first is not None:
+            raise first
+        return 0
+
+    # ---- send_many
+
+    def send_many(self, values, *, keys=None, headers=None, timestamps=None, partition=None):
+        """Send n records in this thread, as batches of their own; they are delivered when it returns.
+
+        Everything is checked before anything is written. What was sent before goes first."""
+        cdef Input given = Input.__new__(Input)
+        cdef Sender sender
+        self.check_open()
+        self.collect()
+        self.check_open()
+        given.open(self.schema, values, keys, headers, timestamps, self.parse_time)
+        if given.count == 0:
+            if partition is not None:
+                self.lane_named(partition)
+            return
+        given.check_records(ps_log_frame_bytes_max(self.p.lanes[0].log))
+        sender = Sender.__new__(Sender)
+        sender.core = self
+        sender.given = given
+        if partition is not None:
+            sender.run(self.lane_named(partition), 0, given.count, NULL)
+        elif self.lane_count == 1:
+            sender.run(0, 0, given.count, NULL)
+        elif self.partitioner is None and (keys is None or not self.hashes):
+            sender.run(-1, 0, given.count, NULL)
+        else:
+            sender.spread()
+        if sender.raised is not None:
+            raise sender.raised
+
+
+cdef class Sender:
+    """One send_many under way."""
+    cdef ProducerCore core
+    cdef Input given
+    cdef ps_scratch scratch
+    cdef Py_ssize_t sent
+    cdef uint32_t *lanes  # of each record
+    cdef uint32_t *order  # records, lane by lane
+    cdef object raised    # by a callback
+
+    def __dealloc__(self):
+        ps_scratch_free(&self.scratch)
+        free(self.lanes)
+        free(self.order)
+
+    cdef int run(self, int64_t lane, Py_ssize_t start, Py_ssize_t stop, const uint32_t *order) except -1:
+        """Append records start .. stop, through order, to a lane; -1: each batch to the next."""
+        cdef ProducerCore core = self.core
+        cdef Py_ssize_t at = start, end
+        cdef uint32_t to
+        cdef ps_columns columns
+        cdef Appended appended
+        cdef LogHandle log
+        while at < stop:
+            to = ps_producer_next_sticky(core.p) if lane < 0 else <uint32_t>lane
+            log = core.logs[to]
+            while core.drain(to, -1, False) != PS_OK:
+                core.collect()  # raises, unless another thread was told
+            try:
+                end = self.given.cut(at, stop, order, core.batch_bytes, core.batch_records)
+                self.given.take(at, end - at, order, &columns)
+                append_columns(log, &columns, core.codec, &self.scratch, -1, &appended)
+            except Exception as error:
+                left = self.given.count - self.sent
+                raise core.delivery_error(left, error, to) from error
+            self.sent += end - at
+            core.records_in += end - at
+            core.batches_in += 1
+            core.bytes_in += appended.frame_bytes
+            ps_lane_set_unsynced(&core.p.lanes[to])
+            if core.on_delivery is not None:
+                self.report(log, &appended, &columns)
+            at = end
+        return 0
+
+    cdef int report(self, LogHandle log, const Appended *appended, const ps_columns *columns) except -1:
+        cdef uint32_t i
+        cdef int64_t stamp = appended.first_timestamp
+        outcomes = []
+        for i in range(columns.count):
+            if columns.timestamps != NULL:
+                stamp = columns.timestamps[i]
+            outcomes.append(make_metadata(log.topic, log.partition, appended.base_offset + i, stamp))
+        for metadata in outcomes:
+            try:
+                self.core.on_delivery(None, metadata)
+            except BaseException as raised:
+                self.raised = self.raised or raised
+        return 0
+
+    cdef int spread(self) except -1:
+        """Choose a lane for each record, then send lane by lane; order within a lane is the order given."""
+        cdef ProducerCore core = self.core
+        cdef Py_ssize_t i, n = self.given.count
+        cdef uint32_t lane, lanes = core.lane_count
+        cdef Source keys = self.given.keys
+        cdef const uint8_t *data
+        cdef int64_t size, chosen
+        cdef View view
+        cdef Py_ssize_t *ends
+        cdef uint32_t sticky = ps_producer_next_sticky(core.p)
+        self.lanes = <uint32_t *>malloc(n * sizeof(uint32_t))
+        self.order = <uint32_t *>malloc(n * sizeof(uint32_t))
+        ends = <Py_ssize_t *>calloc(lanes + 1, sizeof(Py_ssize_t))
+        try:
+            if self.lanes == NULL or self.order == NULL or ends == NULL:
+                raise MemoryError()
+            for i in range(n):
+                data = NULL
+                view.obj = NULL
+                size = -1 if keys is None else keys.peek(i, &data)
+                if size >= 0 and data == NULL:
+                    size = scalar_bytes(keys.items[i], f"keys[{i}]", &view, &data)
+                try:
+                    if core.partitioner is None:
+                        lane = sticky if size < 0 else lane_of_hash(data, <size_t>size, lanes)
+                    else:
+                        chosen = core.lane_of((<const char *>data)[:size] if size >= 0 else None, data, size)
+                        lane = <uint32_t>chosen
+                finally:
+                    if view.obj != NULL:
+                        release_view(&view)
+                self.lanes[i] = lane
+                ends[lane + 1] += 1
+            for lane in range(lanes):
+                ends[lane + 1] += ends[lane]
+            for i in range(n):
+                lane = self.lanes[i]
+                self.order[ends[lane]] = <uint32_t>i
+                ends[lane] += 1  # now the end of what stands there
+            i = 0
+            for lane in range(lanes):
+                if ends[lane] > i:
+                    self.run(lane, i, ends[lane], self.order)
+                i = ends[lane]
+        finally:
+            free(ends)
+        return 0

@@ -1,0 +1,92 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from cpython.object cimport PyObject
+
+from pystream._native.c_api cimport ps_binary
+from pystream._native.schema cimport Schema
+
+
+cdef extern from "Python.h":
+    # Py_buffer without Cython's reference counting of `obj`.
+    ctypedef struct View "Py_buffer":
+        void *buf
+        PyObject *obj
+        Py_ssize_t len
+    int get_view "PyObject_GetBuffer" (object owner, View *view, int flags) except -1
+    void release_view "PyBuffer_Release" (View *view)
+
+# Memory that grows and is used again for the next batch.
+cdef struct Buffer:
+    uint8_t *data
+    size_t capacity
+
+# A stretch of a column in memory that somebody lends: Arrow's layout, offset already added.
+cdef struct Part:
+    int64_t first            # index of its first slot in the whole column
+    int64_t count
+    const int32_t *offsets32 # variable width, one of the two
+    const int64_t *offsets64
+    const uint8_t *data
+    const uint8_t *validity  # NULL: no nulls
+    int64_t bit              # of slot 0 in validity
+    int32_t width            # -1 = variable
+    bint strip               # trailing zero bytes do not count
+
+
+cdef class Source:
+    """Values or keys as they came: a list, or lent memory in parts."""
+    cdef str name
+    cdef int32_t width        # what the topic wants; -1 = variable
+    cdef bint nullable
+    cdef readonly Py_ssize_t count
+    cdef object items         # list or tuple, or None
+    cdef object owner         # keeps lent memory alive
+    cdef Part *parts
+    cdef Py_ssize_t part_count
+    cdef Py_ssize_t part_at   # the part that was used last
+    cdef int64_t bytes_total  # of all slots
+    cdef int64_t bytes_max    # of the longest
+    cdef Buffer data
+    cdef Buffer offsets
+    cdef Buffer validity
+
+    # What `obj` holds; everything about it is checked here, before anything is written.
+    cdef int open(self, str name, object obj, Schema schema, bint is_key) except -1
+    # Bytes of slot i, -1 = null.
+    cdef int64_t size(self, Py_ssize_t i) except -2
+    # Slot i itself: fills *p, answers its bytes, -1 = null. Only for lent memory and bytes.
+    cdef int64_t peek(self, Py_ssize_t i, const uint8_t **p) except -2
+    # Slots start .. start + count, or those named by `order`, as a column. *nulls = how many are null.
+    # Lent where possible, else copied once into buffers that last until the next take.
+    cdef int take(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
+                  Py_ssize_t *nulls) except -1
+
+    cdef object wrong_width(self, Py_ssize_t i, int64_t got)
+    cdef object wrong_null(self, Py_ssize_t i)
+    cdef int copy_odd(self, object item, Py_ssize_t i, size_t used, int64_t *size) except -1
+    cdef int open_items(self, object items, Schema schema) except -1
+    cdef int open_array(self, object array, Schema schema, bint is_key) except -1
+    cdef int open_arrow(self, object obj, Schema schema, bint is_key) except -1
+    cdef int add_part(self, Part part) except -1
+    cdef int check_parts(self) except -1
+    cdef Part *part_of(self, Py_ssize_t i) noexcept nogil
+    cdef int64_t odd_size(self, object item, Py_ssize_t i) except -2
+    cdef int lend(self, Py_ssize_t start, Py_ssize_t count, ps_binary *out, Py_ssize_t *nulls) except -1
+    cdef int gather(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
+                    Py_ssize_t *nulls) except -1
+
+
+# One value or key given on its own: fills *data and answers its bytes, -1 = null. Where view.obj is not
+# NULL afterwards, the caller releases it.
+cdef int64_t scalar_bytes(object value, str name, View *view, const uint8_t **data) except -2
+cdef object refuse_scalar(object value, str place)
+cdef object kind_of(object value)
+# At least `bytes` of room; what is there stays.
+cdef int reserve(Buffer *buffer, size_t bytes) except -1
+
+cdef inline void set_bit(uint8_t *bits, Py_ssize_t i) noexcept nogil:
+    bits[i >> 3] |= <uint8_t>(1 << (i & 7))
+
+# The largest column of variable width: its offsets are 32 bits.
+cdef enum:
+    COLUMN_BYTES_MAX = 0x7fffffff

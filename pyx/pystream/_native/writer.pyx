@@ -1,0 +1,290 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
+"""Appending in the caller's thread, and the helper threads of the process."""
+import atexit
+import sys
+import weakref
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint64_t
+
+from pystream._native.c_api cimport (
+    PS_ATTR_LOG_APPEND_TIME, PS_CODEC_NONE, PS_DURABILITY_INTERVAL, PS_DURABILITY_SYNC, PS_INTERRUPTED, PS_OK,
+    PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT, PS_TOO_LARGE, ps_error, ps_fail, ps_frame_bytes_raw, ps_frame_meta,
+    ps_frame_meta_init, ps_frame_prepare, ps_frame_scratch_bytes, ps_log_append, ps_log_end_offset,
+    ps_log_frame_bytes_max, ps_os_monotonic_ns, ps_prepared, ps_status,
+)
+from pystream._native.encode cimport Input
+from pystream._native.errors cimport raise_error
+from pystream._native.log cimport add_fork_hooks, set_dirty_hook
+from pystream._native.write_api cimport (
+    ps_keeper_forget, ps_keeper_keep, ps_kept_free, ps_kept_is_behind, ps_kept_lag_ns_max, ps_kept_note, ps_kept_poke,
+    ps_kept_wait, ps_scratch_free, ps_scratch_reserve, ps_worker_after_fork_child, ps_worker_after_fork_parent,
+    ps_worker_before_fork, ps_worker_new, ps_worker_start, ps_worker_stop,
+)
+
+from pystream._native.errors import BatchTooLargeError
+
+# A batch up to this size is written in less time than giving the GIL away costs: beside one busy Python
+# thread, taking it back waits for a switch interval (5 ms). Larger ones, and those to compress, go without.
+cdef uint64_t HOLD_BYTES_MAX = 320 << 10
+cdef uint64_t HOLD_COMPRESS_BYTES_MAX = 32 << 10
+# Waits without the GIL are cut here, so that a signal that came in between is seen.
+cdef int64_t SLICE_NS = 200_000_000
+
+
+# ---- the process ------------------------------------------------------------------------------------
+
+cdef ps_worker *worker = NULL
+cdef bint exiting = False
+_stores = weakref.WeakKeyDictionary()  # StoreHandle -> StoreWriters
+
+
+cdef void before_fork() noexcept nogil:
+    if worker != NULL:
+        ps_worker_before_fork(worker)
+
+
+cdef void after_fork_parent() noexcept nogil:
+    if worker != NULL:
+        ps_worker_after_fork_parent(worker)
+
+
+cdef void after_fork_child() noexcept nogil:
+    if worker != NULL:
+        ps_worker_after_fork_child(worker)
+
+
+def _at_exit():
+    global exiting
+    for writers in list(_stores.values()):
+        try:
+            writers.close_producers()
+        except Exception as error:
+            print(f"pystream: at exit: {type(error).__name__}: {error}", file=sys.stderr)
+    exiting = True
+    if worker != NULL:
+        with nogil:
+            ps_worker_stop(worker)
+
+
+cdef ps_worker *get_worker() except NULL:
+    global worker
+    cdef ps_error err
+    cdef ps_status status
+    if worker == NULL:
+        worker = ps_worker_new()
+        if worker == NULL:
+            raise MemoryError()
+        atexit.register(_at_exit)
+    if not exiting:
+        status = ps_worker_start(worker, &err)
+        if status != PS_OK:
+            raise_error(&err)
+    return worker
+
+
+cdef ps_worker *the_worker() noexcept nogil:
+    return worker
+
+
+cdef class Kept:
+
+    def __dealloc__(self):
+        if self.entry != NULL:
+            with nogil:
+                ps_keeper_forget(&worker.keeper, self.entry)
+            ps_kept_free(self.entry)
+
+    cdef int forget(self) except -1:
+        if self.entry != NULL:
+            with nogil:
+                ps_keeper_forget(&worker.keeper, self.entry)
+        return 0
+
+
+cdef class StoreWriters:
+
+    def __cinit__(self):
+        self.producers = weakref.WeakSet()
+        self.logs = []
+
+    def close_producers(self):
+        """Flush and close every producer; the first error is raised when all are closed."""
+        first = None
+        for producer in list(self.producers):
+            try:
+                producer.close()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def __call__(self):
+        """The store is about to close its logs."""
+        cdef LogHandle log
+        try:
+            self.close_producers()
+        finally:
+            for log in self.logs:
+                (<Kept>log.kept).forget()
+            self.logs.clear()
+
+
+cdef StoreWriters writers_of(StoreHandle store):
+    cdef StoreWriters writers = _stores.get(store)
+    if writers is None:
+        writers = StoreWriters.__new__(StoreWriters)
+        _stores[store] = writers
+        store.add_close_hook(writers)
+    return writers
+
+
+cdef ps_kept *keep(LogHandle log) except NULL:
+    cdef Kept kept
+    cdef int64_t interval_ns
+    if log.kept is not None:
+        return (<Kept>log.kept).entry
+    get_worker()
+    interval_ns = log.sync_interval_ns if log.durability == PS_DURABILITY_INTERVAL else 0
+    kept = Kept.__new__(Kept)
+    kept.entry = ps_keeper_keep(&worker.keeper, log.log, interval_ns, log.durability != PS_DURABILITY_SYNC,
+                                ps_log_frame_bytes_max(log.log))
+    if kept.entry == NULL:
+        raise MemoryError()
+    log.kept = kept
+    writers_of(log.store).logs.append(log)
+    return kept.entry
+
+
+cdef int found_dirty(LogHandle log) except -1:
+    """A log was opened with something left to sync."""
+    if log.durability == PS_DURABILITY_INTERVAL:
+        ps_kept_poke(keep(log))
+    return 0
+
+
+def lag_ns_max(LogHandle log not None):
+    """The longest time, in ns, that a record of this process has waited for the sync that covered it."""
+    return ps_kept_lag_ns_max(keep(log))
+
+
+add_fork_hooks(before_fork, after_fork_parent, after_fork_child)
+set_dirty_hook(found_dirty)
+
+
+# ---- appending --------------------------------------------------------------------------------------
+
+cdef object too_large(LogHandle log, const ps_columns *columns, const ps_error *err):
+    cdef uint64_t limit = ps_log_frame_bytes_max(log.log)
+    cdef uint64_t needed = ps_frame_bytes_raw(columns)
+    if needed <= limit:
+        text = err.what.decode("utf-8", "replace")
+        return BatchTooLargeError(text, topic=log.topic, partition=log.partition)
+    return BatchTooLargeError(
+        f"one batch of {columns.count} records takes {needed} bytes: a segment of this topic holds {limit}; append "
+        "less at a time, use a producer's send_many, or create the topic with a larger segment_bytes=",
+        topic=log.topic, partition=log.partition)
+
+
+cdef int wait_for_sync(LogHandle log, ps_kept *kept, int64_t deadline_ns) except -1:
+    """Hold back while the interval sync is far behind."""
+    cdef ps_error err
+    cdef ps_status status
+    cdef int64_t left
+    while True:
+        left = SLICE_NS
+        if deadline_ns >= 0:
+            left = min(left, max(deadline_ns - ps_os_monotonic_ns(), <int64_t>0))
+        with nogil:
+            status = ps_kept_wait(kept, left)
+        if status == PS_OK:
+            return 0
+        PyErr_CheckSignals()
+        if deadline_ns >= 0 and ps_os_monotonic_ns() >= deadline_ns:
+            ps_fail(&err, PS_TIMEOUT, NULL, "syncing has fallen too far behind to take more records")
+            log.raise_error(&err)
+
+
+cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec, ps_scratch *scratch,
+                        int64_t timeout_ns, Appended *out) except -1:
+    cdef ps_kept *kept = keep(log)
+    cdef ps_frame_meta proto
+    cdef ps_prepared batch
+    cdef ps_error err
+    cdef ps_status status
+    cdef int64_t base = -1
+    cdef int64_t left = timeout_ns
+    cdef int64_t deadline = -1
+    cdef uint32_t frame_max = ps_log_frame_bytes_max(log.log)
+    cdef uint64_t raw = ps_frame_bytes_raw(columns)
+    cdef uint64_t need = ps_frame_scratch_bytes(columns, codec)
+    cdef bint hold = log.durability != PS_DURABILITY_SYNC and raw <= (
+        HOLD_BYTES_MAX if codec == PS_CODEC_NONE else HOLD_COMPRESS_BYTES_MAX)
+    if raw > 0x7fffffff:
+        raise too_large(log, columns, NULL)
+    if need and ps_scratch_reserve(scratch, need) == NULL:
+        raise MemoryError("no memory to compress a batch")
+    if timeout_ns >= 0:
+        deadline = ps_os_monotonic_ns() + timeout_ns
+    if ps_kept_is_behind(kept):
+        wait_for_sync(log, kept, deadline)
+    ps_frame_meta_init(&proto)
+    if log.schema.log_append_time:
+        proto.attributes |= PS_ATTR_LOG_APPEND_TIME
+    if hold:
+        status = ps_frame_prepare(columns, &proto, codec, frame_max, scratch.data, scratch.bytes, &batch, &err)
+        if status == PS_OK:
+            status = ps_log_append(log.log, &batch, 0, &base, &err)
+    else:
+        with nogil:
+            status = ps_frame_prepare(columns, &proto, codec, frame_max, scratch.data, scratch.bytes, &batch, &err)
+            if status == PS_OK:
+                status = ps_log_append(log.log, &batch, timeout_ns, &base, &err)
+    # The lock was not free, or a signal ended the wait.
+    while status == PS_INTERRUPTED or (status == PS_TIMEOUT and hold and timeout_ns != 0):
+        hold = False
+        PyErr_CheckSignals()
+        if deadline >= 0:
+            left = max(deadline - ps_os_monotonic_ns(), <int64_t>0)
+        with nogil:
+            status = ps_log_append(log.log, &batch, left, &base, &err)
+    if status == PS_TOO_LARGE:
+        raise too_large(log, columns, &err)
+    if status != PS_OK:
+        log.raise_error(&err)
+    ps_kept_note(kept, batch.meta.frame_bytes)
+    out.base_offset = base
+    out.first_timestamp = batch.meta.first_timestamp
+    out.frame_bytes = batch.meta.frame_bytes
+    return 0
+
+
+def append_batch(LogHandle log not None, values, keys=None, headers=None, timestamps=None, int64_t timeout_ns=-1,
+                 parse_time=None):
+    """Append everything as one batch and answer its first offset; of nothing, the log end.
+
+    Raises BatchTooLargeError or RecordTooLargeError where it does not fit one batch; nothing is written then.
+    """
+    cdef Input given = Input.__new__(Input)
+    cdef ps_columns columns
+    cdef ps_scratch scratch
+    cdef Appended appended
+    cdef uint32_t frame_max
+    log.check()
+    given.open(log.schema, values, keys, headers, timestamps, parse_time)
+    if given.count == 0:
+        return ps_log_end_offset(log.log)
+    if given.count > PS_RECORDS_PER_BATCH_MAX:
+        raise BatchTooLargeError(f"{given.count} records are more than one batch holds, {PS_RECORDS_PER_BATCH_MAX}",
+                                 topic=log.topic, partition=log.partition)
+    frame_max = ps_log_frame_bytes_max(log.log)
+    given.check_records(frame_max)
+    given.check_batch(log.schema.codec, frame_max)
+    given.take(0, given.count, NULL, &columns)
+    scratch.data = NULL
+    scratch.bytes = 0
+    try:
+        append_columns(log, &columns, log.schema.codec, &scratch, timeout_ns, &appended)
+        return appended.base_offset
+    finally:
+        ps_scratch_free(&scratch)
