@@ -1,0 +1,94 @@
+"""pystream: an embedded, crash-safe, multi-process, append-only log.
+
+A store is a directory of topics; a topic is a log in partitions; a record is a value with, perhaps, a key,
+headers and a timestamp. `pystream.open` is the way in:
+
+    with pystream.open("events.ps") as store:
+        clicks = store.topic("clicks", create=True)
+        clicks.append([b"/home", b"/about"])
+        for record in clicks.records():
+            print(record.offset, record.value)
+"""
+
+from typing import TYPE_CHECKING
+
+from pystream._native.batch import Batch, Record
+from pystream._native.column import Column
+from pystream._native.producer import RecordMetadata
+from pystream.consumer import Consumer, OffsetAndTimestamp, TopicPartition
+from pystream.errors import (
+    BatchTooLargeError,
+    ClosedError,
+    CorruptLogError,
+    DeliveryError,
+    ForkedError,
+    FormatVersionError,
+    LockTimeoutError,
+    LogTruncatedError,
+    OffsetOutOfRangeError,
+    OptionError,
+    PoisonedError,
+    PystreamError,
+    RecordTooLargeError,
+    StorageError,
+    StoreNotFoundError,
+    TopicDeletedError,
+    TopicExistsError,
+    TopicNotFoundError,
+    UnsafeFileSystemError,
+    UnsupportedError,
+)
+from pystream.metadata import TopicOptions
+from pystream.partition import Partition
+from pystream.producer import Producer
+from pystream.store import Store, open
+from pystream.topic import Topic
+
+if TYPE_CHECKING:
+    __version__: str
+
+__all__ = [
+    "Batch",
+    "BatchTooLargeError",
+    "ClosedError",
+    "Column",
+    "Consumer",
+    "CorruptLogError",
+    "DeliveryError",
+    "ForkedError",
+    "FormatVersionError",
+    "LockTimeoutError",
+    "LogTruncatedError",
+    "OffsetAndTimestamp",
+    "OffsetOutOfRangeError",
+    "OptionError",
+    "Partition",
+    "PoisonedError",
+    "Producer",
+    "PystreamError",
+    "Record",
+    "RecordMetadata",
+    "RecordTooLargeError",
+    "StorageError",
+    "Store",
+    "StoreNotFoundError",
+    "Topic",
+    "TopicDeletedError",
+    "TopicExistsError",
+    "TopicNotFoundError",
+    "TopicOptions",
+    "TopicPartition",
+    "UnsafeFileSystemError",
+    "UnsupportedError",
+    "__version__",
+    "open",
+]
+
+
+def __getattr__(name: str) -> str:
+    # importlib.metadata takes longer to import than all of pystream; few ask.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pystream-log")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

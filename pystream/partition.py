@@ -1,0 +1,266 @@
+"""One partition of a topic: append to it, read from any offset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from pystream import options as opt
+from pystream._native.producer import append_batch
+from pystream._native.reader import PartitionReader
+from pystream.errors import OffsetOutOfRangeError, OptionError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pystream._native.batch import Batch, Record
+    from pystream._native.log import LogHandle
+    from pystream.topic import Topic
+
+Position: TypeAlias = int | str | datetime | np.datetime64
+"""A place in a partition: an offset, "earliest", "latest", or a moment (the first record at or after it).
+
+An int is always an offset. A moment after which there is no record stands for the end.
+"""
+
+
+class Partition:
+    """A partition. Made by `Topic.partition`; files are opened at first use and closed with the store.
+
+    Iterating it gives its records, from the earliest to the end as it was when iteration began.
+    """
+
+    __slots__ = ("_handle", "_index", "_topic")
+
+    def __init__(self, topic: Topic, index: int) -> None:
+        self._topic = topic
+        self._index = index
+        self._handle: LogHandle | None = None
+
+    @property
+    def topic(self) -> str:
+        """The name of its topic."""
+        return self._topic.name
+
+    @property
+    def index(self) -> int:
+        """Its number in the topic, from 0."""
+        return self._index
+
+    @property
+    def beginning_offset(self) -> int:
+        """The offset of the earliest record kept (the log start offset)."""
+        return self._log().start_offset
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after the last record that can be read; the next record's, when nobody else appends."""
+        return self._log().high_watermark
+
+    @property
+    def high_watermark(self) -> int:
+        """The offset up to which records can be read: in a "sync" topic, up to which they are on the disk."""
+        return self._log().high_watermark
+
+    @property
+    def durable_offset(self) -> int:
+        """The offset below which every record is known to be on the disk."""
+        return self._log().durable_offset
+
+    def append(
+        self,
+        values: Any,
+        *,
+        keys: Any = None,
+        headers: Any = None,
+        timestamps: Any = None,
+        timeout: opt.Duration | None = None,
+    ) -> int:
+        """Append records as one batch, all or none; they are acknowledged when this returns.
+
+        Args:
+            values: n values: a list of bytes (None: a null value), an array of `dtype` or of `value_bytes`
+                wide items, or an Arrow array.
+            keys: None, or n keys, each bytes or None.
+            headers: None, or for each record None, a dict, or a list of (str, bytes or None).
+            timestamps: None (now), one moment for all, or n moments: `datetime64` or int64 nanoseconds in
+                an array, or a list.
+            timeout: seconds to wait for other writers; None: as long as it takes.
+
+        Returns:
+            The offset of the first record; of nothing (n = 0), the end, and nothing is written.
+
+        Raises:
+            TypeError, ValueError: values, or lengths, that cannot be stored. Nothing is written.
+            RecordTooLargeError, BatchTooLargeError: more than a batch may hold. Nothing is written.
+            LockTimeoutError: other writers held the partition for `timeout`. Nothing is written.
+            StorageError: the disk is full, or failed; `PoisonedError` when an earlier write or sync failed.
+            ClosedError, ForkedError: the store is closed, or was opened by a parent process.
+        """
+        return append_batch(
+            self._log(),
+            values,
+            keys,
+            headers,
+            opt.parse_times("timestamps", timestamps),
+            opt.parse_timeout("timeout", timeout),
+            opt.parse_timestamp,
+        )
+
+    def __getitem__(self, offset: int) -> Record:
+        """The record at `offset`.
+
+        Raises:
+            OffsetOutOfRangeError: (a `LookupError`) before the beginning, or at or beyond the end.
+        """
+        if isinstance(offset, slice):
+            raise TypeError("a partition is read by one offset; for several use .records(start, stop)")
+        if isinstance(offset, (bool, np.bool_)) or not hasattr(offset, "__index__"):
+            raise TypeError(f"offset must be an int, not {type(offset).__name__}")
+        offset = offset.__index__()
+        log = self._log()
+        if offset < 0:
+            raise self._out_of_range(offset, "offsets are not negative; for the last records use .tail(n)")
+        if not log.start_offset <= offset < log.high_watermark:
+            raise self._out_of_range(offset)
+        batch = PartitionReader(log, offset, offset + 1).next_batch()
+        if batch is None:
+            raise self._out_of_range(offset, "the record is no longer there")
+        return batch[0]
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.records()
+
+    def tail(self, n: int = 10) -> list[Record]:
+        """The last `n` records, or as many as there are, in order.
+
+        Raises:
+            OptionError: `n` is negative.
+        """
+        count = opt.parse_int("n", n, minimum=0, maximum=opt.INT64_MAX)
+        log = self._log()
+        end = log.high_watermark
+        return list(PartitionReader(log, max(log.start_offset, end - count), end))
+
+    def records(self, start: Position | None = None, stop: Position | None = None) -> Iterator[Record]:
+        """The records from `start` up to, not including, `stop`; see `scan`."""
+        return self._reader(start, stop)
+
+    def scan(self, start: Position | None = None, stop: Position | None = None) -> Iterator[Batch]:
+        """The batches that hold the offsets from `start` up to, not including, `stop`.
+
+        Batches at the edges are sliced. Nothing is copied: batches lend the mapped file.
+
+        Args:
+            start: an offset, "earliest" (the default), "latest" or a moment.
+            stop: likewise; the end as it is now when left out, and when it lies beyond that end.
+
+        Raises:
+            OffsetOutOfRangeError: `start` is before the beginning or beyond the end.
+            CorruptLogError: stored bytes are not what was written (while iterating).
+        """
+        return iter(self._reader(start, stop).next_batch, None)
+
+    def arrays(
+        self, start: Position | None = None, stop: Position | None = None
+    ) -> Iterator[npt.NDArray[Any]]:
+        """The values from `start` up to `stop` as arrays, one a batch, straight from the mapped file.
+
+        Each is one-dimensional and read-only, of the topic's `dtype`, or of void items of `value_bytes`.
+
+        Raises:
+            OptionError: the topic has neither `dtype` nor `value_bytes`.
+            OffsetOutOfRangeError, CorruptLogError: as for `scan`.
+        """
+        if self._topic.options.value_width < 0:
+            raise OptionError(
+                f"topic {self.topic!r} has values of varying length: use .scan() and batch.values, or make "
+                "the topic with dtype= or value_bytes=",
+                topic=self.topic,
+                partition=self._index,
+            )
+        return (batch.array for batch in self.scan(start, stop))
+
+    def offset_for_time(self, time: opt.Time) -> int | None:
+        """The offset of the first record whose timestamp is at or after `time`; None when there is none.
+
+        Args:
+            time: an aware `datetime`, a `numpy.datetime64`, or int nanoseconds since the epoch.
+        """
+        found = self._log().find_time(opt.parse_time("time", time))
+        return None if found is None else found[0]
+
+    def wait(self, offset: int, timeout: opt.Duration | None = None) -> bool:
+        """Wait until the record at `offset` can be read.
+
+        Args:
+            timeout: seconds to wait; None: for ever; 0: only look.
+
+        Returns:
+            True when it can be read, False when `timeout` passed.
+        """
+        wanted = opt.parse_int("offset", offset, minimum=0, maximum=opt.INT64_MAX)
+        return self._log().wait(wanted, 0, opt.parse_timeout("timeout", timeout))
+
+    def flush(self, durable: bool = True) -> None:
+        """Put everything appended so far, by anyone, on the disk.
+
+        Args:
+            durable: False waits for nothing: what `append` returned is already safe from the death of
+                any process.
+
+        Raises:
+            StorageError: the sync failed; the partition is poisoned until the store is opened again.
+        """
+        log = self._log()
+        if durable:
+            log.sync()
+
+    def __repr__(self) -> str:
+        return f"<pystream.Partition {self.topic!r}/{self._index}>"
+
+    def _log(self) -> LogHandle:
+        self._topic._store._check()
+        if self._handle is None:
+            self._handle = self._topic._open_log(self._index)
+        return self._handle
+
+    def _reader(self, start: Position | None, stop: Position | None) -> PartitionReader:
+        log = self._log()
+        first = self._resolve("start", log.start_offset if start is None else start)
+        end = log.high_watermark
+        if not log.start_offset <= first <= end:
+            raise self._out_of_range(first)
+        last = end if stop is None else min(end, self._resolve("stop", stop))
+        return PartitionReader(log, first, max(first, last))
+
+    def _resolve(self, name: str, position: object) -> int:
+        """The offset that a position stands for now. Offsets are taken as they are."""
+        log = self._log()
+        if isinstance(position, str):
+            word = opt.parse_choice(name, position, ("earliest", "latest"))
+            return log.start_offset if word == "earliest" else log.high_watermark
+        if hasattr(position, "__index__"):
+            return opt.parse_int(name, position, minimum=0, maximum=opt.INT64_MAX)
+        if isinstance(position, float):
+            raise TypeError(f"{name}= must be an offset, 'earliest', 'latest' or a moment, not float")
+        found = log.find_time(opt.parse_time(name, position))
+        return log.high_watermark if found is None else found[0]
+
+    def _check_offset(self, offset: int) -> None:
+        log = self._log()
+        if not log.start_offset <= offset <= log.high_watermark:
+            raise self._out_of_range(offset)
+
+    def _out_of_range(self, offset: int, hint: str | None = None) -> OffsetOutOfRangeError:
+        log = self._log()
+        hint = hint or f"it holds {log.start_offset} up to, not including, {log.high_watermark}"
+        return OffsetOutOfRangeError(
+            f"offset {offset} is not in {self.topic!r}/{self._index}: {hint}",
+            topic=self.topic,
+            partition=self._index,
+            offset=offset,
+        )

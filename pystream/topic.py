@@ -1,0 +1,242 @@
+"""A topic: a named log in one or more partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Never, TypeAlias
+
+from pystream import metadata
+from pystream import options as opt
+from pystream._native.arrow import ArrowStream, topic_schema
+from pystream._native.limits import CODECS, DURABILITIES, IO_VERBS
+from pystream._native.schema import Schema
+from pystream.errors import OptionError
+from pystream.metadata import Identity, TopicOptions
+from pystream.partition import Partition, Position
+from pystream.producer import Producer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from pystream._native.batch import Batch, Record
+    from pystream._native.log import LogHandle
+    from pystream._native.reader import PartitionReader
+    from pystream.store import Store
+
+Positions: TypeAlias = Position | Mapping[int, Position]
+"""A place in every partition: "earliest", "latest" or a moment for all, or {partition: place}.
+
+A plain offset is accepted where the topic has one partition.
+"""
+
+
+class Topic:
+    """A topic. Made by `Store.topic`; opened partitions stay open until the store is closed."""
+
+    def __init__(self, store: Store, name: str, identity: Identity, options: TopicOptions) -> None:
+        self._store = store
+        self._name = name
+        self._identity = identity
+        self._options = options
+        self._schema = Schema(
+            name,
+            options.value_width,
+            options.key_width,
+            options.dtype,
+            CODECS[options.compression],
+            options.timestamp_type == "append",
+        )
+        self._partitions: dict[int, Partition] = {}
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def uuid(self) -> UUID:
+        """Its identity, given when it was made; a topic made later under the same name has another."""
+        return self._identity.uuid
+
+    @property
+    def created(self) -> datetime:
+        """When it was made, UTC."""
+        return self._identity.created
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions it has."""
+        return self._options.partitions
+
+    @property
+    def options(self) -> TopicOptions:
+        """How it stores its records."""
+        return self._options
+
+    def partition(self, index: int) -> Partition:
+        """The partition with number `index`, from 0.
+
+        Raises:
+            OptionError: there is no such partition.
+        """
+        number = opt.parse_int("partition", index, minimum=0, maximum=opt.INT64_MAX)
+        if number >= self.partitions:
+            raise OptionError(
+                f"partition={number}: topic {self._name!r} has partitions 0 to {self.partitions - 1}",
+                topic=self._name,
+            )
+        return self._partitions.setdefault(number, Partition(self, number))
+
+    def append(
+        self,
+        values: Any,
+        *,
+        keys: Any = None,
+        headers: Any = None,
+        timestamps: Any = None,
+        partition: int | None = None,
+        timeout: opt.Duration | None = None,
+    ) -> int:
+        """Append records to one partition as one batch; see `Partition.append`.
+
+        Args:
+            partition: which; may be left out when the topic has one. To spread records by their keys, use
+                a `producer`.
+
+        Raises:
+            OptionError: no such partition, or several and none named.
+        """
+        if partition is None:
+            if self.partitions > 1:
+                raise OptionError(
+                    f"topic {self._name!r} has {self.partitions} partitions: say partition=, or use a "
+                    "producer",
+                    topic=self._name,
+                )
+            partition = 0
+        return self.partition(partition).append(
+            values, keys=keys, headers=headers, timestamps=timestamps, timeout=timeout
+        )
+
+    def producer(
+        self,
+        *,
+        batch_bytes: opt.Size = "256KiB",
+        batch_records: int | None = None,
+        linger: opt.Duration = 0.005,
+        buffer_bytes: opt.Size = "32MiB",
+        partitioner: str | Callable[[bytes | None, int], int] | None = None,
+        on_delivery: Callable[..., object] | None = None,
+        compression: str | None = None,
+        **later: Never,
+    ) -> Producer:
+        """A producer of this topic: collects records into batches, and appends them behind your back.
+
+        See `Producer` for the options and for what its methods promise.
+        """
+        opt.refuse_unknown("producer", later)
+        self._store._check()
+        return Producer(
+            self,
+            batch_bytes=batch_bytes,
+            batch_records=batch_records,
+            linger=linger,
+            buffer_bytes=buffer_bytes,
+            partitioner=partitioner,
+            on_delivery=on_delivery,
+            compression=compression,
+        )
+
+    def records(self, start: Positions = "earliest", stop: Positions | None = None) -> Iterator[Record]:
+        """The records from `start` up to the end as it is now, partition by partition.
+
+        Args:
+            start: "earliest", "latest", a moment, or {partition: offset, moment or word}; partitions left
+                out of a mapping begin at the earliest. A plain offset where there is one partition.
+            stop: likewise; not included. Partitions left out go up to the end.
+
+        Raises:
+            OffsetOutOfRangeError: `start` is before the beginning or beyond the end of a partition.
+            OptionError, TypeError: no such partition, or no such place.
+        """
+        readers = self._readers(start, stop)
+        if len(readers) == 1:
+            return readers[0]
+        return chain.from_iterable(readers)
+
+    def batches(self, start: Positions = "earliest", stop: Positions | None = None) -> Iterator[Batch]:
+        """The batches from `start` up to the end as it is now, partition by partition; see `records`.
+
+        Batches at the edges are sliced. Nothing is copied: batches lend the mapped files.
+        """
+        return chain.from_iterable(iter(reader.next_batch, None) for reader in self._readers(start, stop))
+
+    def offsets(self) -> dict[int, tuple[int, int]]:
+        """For each partition the offset it begins at, and the one after its last record."""
+        partitions = map(self.partition, range(self.partitions))
+        return {p.index: (p.beginning_offset, p.end_offset) for p in partitions}
+
+    def stats(self) -> dict[int, dict[str, int]]:
+        """For each partition, figures from the native floor: appends, bytes, syncs, segments and so on."""
+        return {index: self.partition(index)._log().stats() for index in range(self.partitions)}
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The topic from the earliest record to the end as it is now, as an Arrow stream.
+
+        One record batch a stored batch. `requested_schema` is ignored, as the protocol allows.
+        """
+        return ArrowStream(self._schema, self._readers("earliest", None)).__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The Arrow schema of the topic: offset, timestamp, key, value (or a column a field), headers."""
+        self._store._check()
+        return topic_schema(self._schema)
+
+    def __repr__(self) -> str:
+        return f"<pystream.Topic {self._name!r}, {self.partitions} partition{'s' * (self.partitions > 1)}>"
+
+    def _readers(self, start: Positions, stop: Positions | None) -> list[PartitionReader]:
+        starts = self._positions("start", start)
+        stops = self._positions("stop", stop)
+        return [
+            self.partition(index)._reader(starts.get(index), stops.get(index))
+            for index in range(self.partitions)
+        ]
+
+    def _positions(self, name: str, positions: Positions | None) -> Mapping[int, Position]:
+        """A position for each partition that has one."""
+        if positions is None:
+            return {}
+        if isinstance(positions, Mapping):
+            return {self.partition(index).index: position for index, position in positions.items()}
+        if hasattr(positions, "__index__") and self.partitions > 1:
+            raise OptionError(
+                f"{name}={positions}: topic {self._name!r} has {self.partitions} partitions, each with "
+                f"offsets of its own; give {{partition: offset}}",
+                topic=self._name,
+            )
+        return dict.fromkeys(range(self.partitions), positions)
+
+    def _open_log(self, index: int) -> LogHandle:
+        """The native handle of a partition; the store keeps it and closes it."""
+        settings = self._store._settings
+        io, durability = settings.io, self._options.durability
+        if settings.io_is_auto and durability == "sync":
+            io = "pwrite"  # measured: dirty mapped pages take longer to sync
+        directory = f"{metadata.topic_directory(self._store.path, self._name)}/{index}"
+        with settings.opening, metadata.storage_errors(directory):
+            return self._store._handle.open_log(
+                directory,
+                self._name,
+                index,
+                self.uuid.bytes,
+                self._schema,
+                segment_bytes=self._options.segment_bytes,
+                index_interval_bytes=self._options.index_interval_bytes,
+                durability=DURABILITIES[durability],
+                io=IO_VERBS[io],
+                sync_interval_ns=settings.sync_interval_ns,
+                create=True,
+            )

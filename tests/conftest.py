@@ -1,0 +1,27 @@
+"""Fixtures shared by the tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pystream
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[pystream.Store]:
+    """An empty store, closed at the end."""
+    with pystream.open(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def topic(store: pystream.Store) -> pystream.Topic:
+    """A topic of one partition with small segments, empty."""
+    return store.topic("t", create=True, segment_bytes="64KiB")
+
+
+@pytest.fixture(params=["mmap", "pwrite"])
+def any_io(request: pytest.FixtureRequest) -> str:
+    """Both ways of storing."""
+    return str(request.param)
