@@ -35,7 +35,7 @@ WERROR = os.environ.get("PYSTREAM_WERROR", "") not in ("", "0")
 
 # The interpreter's own flags come first, so the last -O wins. Never -march=native: the hash kernels
 # choose their vector set at run time. PyInit_* stay visible, CPython's macro marks them.
-COMPILE = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-pthread"]
+COMPILE = ["-std=gnu11", "-O3", "-g1", "-fvisibility=hidden", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra"]
 LINK = ["-pthread"]
 if SANITIZE:

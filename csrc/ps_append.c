@@ -369,7 +369,7 @@ static ps_status begin(ps_log *log, ps_slot *slot, ps_error *err) {
   status = ps_log_open_active(log, slot->segment, err);
   if (status != PS_OK) return status;
   uint64_t state = ps_acquire_u64(head + PS_HEAD_STATE_OFF);
-  ps_release_u64(head + PS_HEAD_HOLDER_OFF, (uint64_t)getpid());
+  ps_release_u64(head + PS_HEAD_HOLDER_OFF, log->pid);
   if (PS_UNLIKELY(state & 1)) return ps_log_mend(log, slot, err); /* state stays odd */
   ps_release_u64(head + PS_HEAD_STATE_OFF, state + 1);
   __atomic_signal_fence(__ATOMIC_SEQ_CST); /* what follows is not moved before it: death is seen in this order */

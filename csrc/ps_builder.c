@@ -21,9 +21,9 @@ ps_builder *ps_builder_new(int32_t value_width, int32_t key_width, uint32_t byte
   ps_builder *b = calloc(1, sizeof *b);
   if (!b) return NULL;
   b->frame_bytes_max = frame_bytes_max;
-  b->bytes_max = clamp_u32(bytes_max, PS_BUILDER_BYTES_MIN, frame_bytes_max);
+  b->bytes_max = clamp_u32(bytes_max, 1, frame_bytes_max);
   b->count_max = clamp_u32(count_max, 1, PS_RECORDS_PER_BATCH_MAX);
-  b->base_capacity = b->capacity = b->bytes_max;
+  b->base_capacity = b->capacity = clamp_u32(b->bytes_max, PS_BUILDER_CAPACITY_MIN, UINT32_MAX);
   b->values.width = value_width;
   b->keys.width = key_width;
   b->header_keys.width = b->header_values.width = -1;
@@ -145,10 +145,14 @@ static ps_status plan(const ps_builder *b, const ps_record *r, change *c) {
   c->record_bytes = b->record_bytes + extra;
 
   uint64_t own = 0;
-  if (r->value_bytes >= 0) own += (uint64_t)r->value_bytes;
-  else if (b->values.width > 0) own += (uint32_t)b->values.width;
-  if (r->key_bytes >= 0) own += (uint64_t)r->key_bytes;
-  else if (b->has_keys && b->keys.width > 0) own += (uint32_t)b->keys.width;
+  if (r->value_bytes >= 0)
+    own += (uint64_t)r->value_bytes;
+  else if (b->values.width > 0)
+    own += (uint32_t)b->values.width;
+  if (r->key_bytes >= 0)
+    own += (uint64_t)r->key_bytes;
+  else if (b->has_keys && b->keys.width > 0)
+    own += (uint32_t)b->keys.width;
   if (r->header_count > PS_HEADERS_PER_RECORD_MAX) return PS_INVALID;
   for (uint32_t i = 0; i < r->header_count; i++) {
     const ps_header *h = &r->headers[i];
@@ -225,8 +229,7 @@ static void add_headers(ps_builder *b, const ps_record *r) {
   for (uint32_t i = 0; i < r->header_count; i++) {
     const ps_header *h = &r->headers[i];
     uint32_t row = b->header_count++;
-    if (h->value_bytes < 0 && !b->header_values.has_nulls)
-      fill_valid(&b->header_values, row, b->capacity);
+    if (h->value_bytes < 0 && !b->header_values.has_nulls) fill_valid(&b->header_values, row, b->capacity);
     add_slot(&b->header_keys, row, h->key, h->key_bytes);
     add_slot(&b->header_values, row, h->value, h->value_bytes);
   }

@@ -43,17 +43,17 @@ typedef struct ps_column_buffer {
 typedef struct ps_builder {
   uint32_t count;
   uint32_t count_max;
-  uint32_t bytes;         /* upper bound of the raw frame */
-  uint32_t bytes_max;     /* wanted; one record alone may pass it */
-  uint32_t record_bytes;  /* what each record costs beside its own bytes, with the columns there are */
-  bool plain;             /* values without nulls and nothing else, so far */
-  bool keyed;             /* values and keys without nulls and nothing else, so far */
+  uint32_t bytes;        /* upper bound of the raw frame */
+  uint32_t bytes_max;    /* wanted; one record alone may pass it */
+  uint32_t record_bytes; /* what each record costs beside its own bytes, with the columns there are */
+  bool plain;            /* values without nulls and nothing else, so far */
+  bool keyed;            /* values and keys without nulls and nothing else, so far */
   ps_column_buffer values;
   ps_column_buffer keys;
   bool has_keys;
   bool has_headers;
   bool has_timestamps;
-  int64_t stamp;          /* the timestamp of records that bring none; set by the owner at the first */
+  int64_t stamp; /* the timestamp of records that bring none; set by the owner at the first */
   int64_t *timestamps;
   int32_t *header_lists;
   uint32_t header_count;
@@ -72,12 +72,13 @@ typedef struct ps_builder {
   ps_error error;
 } ps_builder;
 
-#define PS_BUILDER_BYTES_MIN 1024u
+/* The least that columns are made for. */
+#define PS_BUILDER_CAPACITY_MIN 4096u
 /* What a frame costs before its first record: header, padding, and alignment of each column. */
 #define PS_BUILDER_FIXED_BYTES (PS_FRAME_HEADER_BYTES + PS_ALIGN + 14u * (PS_COLUMN_ALIGN + 4u))
 
-/* NULL: no memory. bytes_max is brought between PS_BUILDER_BYTES_MIN and frame_bytes_max, count_max
- * between 1 and PS_RECORDS_PER_BATCH_MAX. */
+/* NULL: no memory. bytes_max is brought between 1 and frame_bytes_max, count_max between 1 and
+ * PS_RECORDS_PER_BATCH_MAX. */
 ps_builder *ps_builder_new(int32_t value_width, int32_t key_width, uint32_t bytes_max, uint32_t count_max,
                            uint32_t frame_bytes_max);
 void ps_builder_free(ps_builder *builder);

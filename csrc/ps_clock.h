@@ -26,7 +26,8 @@ static inline int64_t ps_deadline(int64_t now_ns, int64_t duration_ns) {
 static inline bool ps_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t deadline_ns) {
   if (deadline_ns == PS_NEVER) return pthread_cond_wait(cond, mutex) == 0;
   if (deadline_ns < 0) deadline_ns = 0;
-  struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000), .tv_nsec = (long)(deadline_ns % 1000000000)};
+  struct timespec at = {.tv_sec = (time_t)(deadline_ns / 1000000000),
+                        .tv_nsec = (long)(deadline_ns % 1000000000)};
   return pthread_cond_timedwait(cond, mutex, &at) == 0;
 }
 

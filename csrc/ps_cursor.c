@@ -126,13 +126,11 @@ static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_e
 
 ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err) {
   for (;;) {
-    if (cursor->next_offset >= ps_log_high_watermark(log)) {
-      ps_status status = ps_log_check(log, NULL);
-      return status == PS_OK || status == PS_POISONED ? PS_END : ps_log_check(log, err);
-    }
+    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked))) return ps_log_check(log, err);
+    if (cursor->next_offset >= ps_log_high_watermark(log))
+      return PS_UNLIKELY(ps_head_deleted(log->head)) ? ps_log_check(log, err) : PS_END;
     ps_status status = frame_here(log, cursor, &view->meta);
     if (PS_LIKELY(status == PS_OK)) break;
-    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked))) return ps_log_check(log, err);
     status = status == PS_VERSION ? newer_frame(cursor, err) : next_segment(log, cursor, err);
     if (status != PS_OK) return status;
   }

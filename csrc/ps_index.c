@@ -82,8 +82,10 @@ ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment,
   int rc = open_file(env, path, segment, writable, interval_bytes, &fd, &size);
   if (rc == -ENOENT && !writable) return PS_NOT_FOUND;
   if (rc < 0) return ps_fail_errno(err, -rc, path, "opening an index");
-  if (segment->index_map) { /* was open for reading: same file, keep that map, it only needs a writer */
-    by_pwrite = true;
+  if (segment->index_map) { /* was open for reading: readers keep that map, the writer gets its own */
+    bool mapped = !by_pwrite && size == segment->index_bytes && ps_os_allocate(env, fd, (int64_t)size) == 0 &&
+                  ps_os_map(env, fd, size, true, &segment->index_write_map) == 0;
+    by_pwrite = !mapped;
   } else {
     uint8_t *map;
     rc = ps_os_map(env, fd, size, writable && !by_pwrite, &map);
@@ -108,6 +110,8 @@ static void store_entry(const ps_env *env, ps_segment *segment, uint32_t i, cons
   if (segment->index_fd >= 0) /* derived data: a failed write costs speed only */
     (void)ps_os_pwrite_all(env, segment->index_fd, entry, PS_INDEX_ENTRY_BYTES,
                            PS_INDEX_HEADER_BYTES + (int64_t)i * PS_INDEX_ENTRY_BYTES);
+  else if (segment->index_write_map)
+    memcpy(segment->index_write_map + (entry_at(segment, i) - segment->index_map), entry, PS_INDEX_ENTRY_BYTES);
   else
     memcpy(entry_at(segment, i), entry, PS_INDEX_ENTRY_BYTES);
 }

@@ -2,8 +2,10 @@
 
 #include "ps_clock.h"
 
-/* A sync later than this many intervals holds new appends back. */
+/* A sync later than this many intervals holds new appends back; on a slow disk, or with an interval shorter
+ * than a sync, at least so long. */
 #define BEHIND_INTERVALS 2
+#define BEHIND_NS_MIN 250000000ll
 /* First look at a log's rate. */
 #define STEP_BYTES_FIRST (4ull << 20)
 
@@ -61,8 +63,10 @@ void ps_keeper_forget(ps_keeper *k, ps_kept *e) {
   pthread_mutex_lock(&k->mutex);
   while (e->busy && e->keeper) pthread_cond_wait(&k->progress, &k->mutex);
   if (e->keeper) {
-    if (e->prev) e->prev->next = e->next;
-    else k->first = e->next;
+    if (e->prev)
+      e->prev->next = e->next;
+    else
+      k->first = e->next;
     if (e->next) e->next->prev = e->prev;
     orphan(e);
     pthread_cond_broadcast(&k->progress);
@@ -107,8 +111,9 @@ void ps_kept_poke(ps_kept *e) {
 bool ps_kept_is_behind(const ps_kept *e) {
   int64_t at = due(e);
   const ps_keeper *k = keeper_of(e);
-  return at != PS_NEVER && k && ps_os_monotonic_ns() > ps_deadline(at, e->interval_ns * BEHIND_INTERVALS) &&
-         __atomic_load_n(&k->running, __ATOMIC_RELAXED);
+  if (at == PS_NEVER || !k || !__atomic_load_n(&k->running, __ATOMIC_RELAXED)) return false;
+  int64_t grace = e->interval_ns * BEHIND_INTERVALS;
+  return ps_os_monotonic_ns() > ps_deadline(at, grace > BEHIND_NS_MIN ? grace : BEHIND_NS_MIN);
 }
 
 ps_status ps_kept_wait(ps_kept *e, int64_t timeout_ns) {
@@ -235,8 +240,10 @@ void ps_keeper_run(ps_keeper *k) {
     e->busy = true;
     if (!sync) e->poked = false;
     pthread_mutex_unlock(&k->mutex);
-    if (sync) sync_now(e);
-    else look_ahead(e);
+    if (sync)
+      sync_now(e);
+    else
+      look_ahead(e);
     pthread_mutex_lock(&k->mutex);
     e->busy = false;
     pthread_cond_broadcast(&k->progress);

@@ -34,13 +34,19 @@ static ps_status map_head(ps_log *log, bool create, ps_head_identity *identity, 
   return PS_OK;
 }
 
+/* Has somebody attached to the partition in this incarnation? Recovery sets the incarnation last, so the answer
+ * needs no lock: opening never waits for a writer that holds it. */
+static bool is_attached(const ps_log *log, const ps_head_identity *identity) {
+  return ps_acquire_u64(log->head + PS_HEAD_INCARNATION_OFF) == log->options.incarnation &&
+         ps_head_check_identity(log->head, identity) == PS_HEAD_SOUND;
+}
+
 /* First use in this incarnation: append lock held. */
 static ps_status attach(ps_log *log, const ps_head_identity *identity, ps_error *err) {
   ps_head_verdict verdict = ps_head_check_identity(log->head, identity);
   if (verdict == PS_HEAD_NEWER)
     return ps_fail(err, PS_VERSION, log->dir, "the head was written by a newer format version");
-  if (verdict == PS_HEAD_SOUND && ps_acquire_u64(log->head + PS_HEAD_INCARNATION_OFF) == log->options.incarnation)
-    return PS_OK;
+  if (is_attached(log, identity)) return PS_OK;
   ps_status status = ps_log_recover(log, verdict, identity, err);
   if (status == PS_OK) ps_release_u64(log->head + PS_HEAD_INCARNATION_OFF, log->options.incarnation);
   return status;
@@ -60,6 +66,7 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   }
   log->env = env;
   log->locks_fd = locks_fd;
+  log->pid = (uint64_t)getpid();
   log->options = *options;
   strcpy(log->dir, dir);
   pthread_mutex_init(&log->append_mutex, NULL);
@@ -67,9 +74,8 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   pthread_mutex_init(&log->table_mutex, NULL);
   ps_head_identity identity;
   ps_status status = map_head(log, create, &identity, err);
-  if (status == PS_OK) {
-    do status = ps_log_lock_append(log, -1, err);
-    while (status == PS_INTERRUPTED);
+  if (status == PS_OK && !is_attached(log, &identity)) {
+    status = ps_log_lock_append(log, -1, err);
     if (status == PS_OK) {
       status = attach(log, &identity, err);
       ps_log_unlock_append(log);
@@ -84,6 +90,22 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   return PS_OK;
 }
 
+/* What only writers need goes at once, even of segments that are lent. Append and sync mutex held. */
+static void close_writing(ps_log *log) {
+  pthread_mutex_lock(&log->table_mutex);
+  for (size_t i = 0; i < log->table_count; i++) {
+    ps_segment *segment = log->table[i].segment;
+    if (!segment) continue;
+    uint8_t *map = segment->write_map;
+    segment->write_map = NULL;
+    ps_os_unmap(map, segment->capacity);
+    if (segment->fd >= 0) ps_os_close(segment->fd);
+    if (segment->index_fd >= 0) ps_os_close(segment->index_fd);
+    segment->fd = segment->index_fd = -1;
+  }
+  pthread_mutex_unlock(&log->table_mutex);
+}
+
 ps_status ps_log_close(ps_log *log, ps_error *err) {
   if (ps_log_flag(&log->closed) || ps_log_flag(&log->forked)) return PS_OK;
   ps_status status = PS_OK;
@@ -92,6 +114,7 @@ ps_status ps_log_close(ps_log *log, ps_error *err) {
   pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
   pthread_mutex_lock(&log->sync_mutex);
   __atomic_store_n(&log->closed, true, __ATOMIC_RELEASE);
+  close_writing(log);
   ps_table_forget(log);
   pthread_mutex_unlock(&log->sync_mutex);
   pthread_mutex_unlock(&log->append_mutex);

@@ -48,7 +48,8 @@ typedef struct ps_log ps_log;
 
 /* Open (creating it when `create` and missing) the partition in directory `dir`. locks_fd is the
  * topic's `locks` file; it stays the caller's and must outlive the log, as must env. Checks the
- * head against the incarnation and recovers when they differ. */
+ * head against the incarnation and, when they differ, recovers under the append lock. PS_INTERRUPTED: a signal
+ * came while waiting for that. */
 ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
                       bool create, ps_log **out, ps_error *err);
 /* Sync what this process wrote (unless durability is none), then drop descriptors. Lent segments live

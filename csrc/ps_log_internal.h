@@ -16,6 +16,7 @@ struct ps_log {
   int locks_fd;
   ps_log_options options;
   uint8_t *head; /* mapped for the life of the handle */
+  uint64_t pid;        /* of the process that may append: no forked child may */
   bool closed, forked; /* atomic */
   bool wrote;          /* this process has appended; atomic */
   pthread_mutex_t append_mutex, sync_mutex, table_mutex;
@@ -39,7 +40,8 @@ static inline void ps_log_count(uint64_t *counter, uint64_t n) { __atomic_fetch_
 void ps_log_path(const ps_log *log, const char *name, char out[512]);
 
 /* Table: find (opening if need be) a segment; the answer carries a reference of its own. `at`: the segment with
- * exactly this base; `holding`: the last one whose base is <= offset. When there is none, PS_NOT_FOUND, or PS_CORRUPT from `holding`. */
+ * exactly this base; PS_NOT_FOUND when there is none. `holding`: the last one whose base is <= offset, which the
+ * log has; PS_CORRUPT when there is none. */
 ps_status ps_table_at(ps_log *log, int64_t base_offset, ps_segment **out, ps_error *err);
 ps_status ps_table_holding(ps_log *log, int64_t offset, ps_segment **out, ps_error *err);
 /* Read the directory again. Caller does not hold table_mutex. */

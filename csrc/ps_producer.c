@@ -1,7 +1,6 @@
 #include "ps_producer.h"
 
 #include <errno.h>
-#include <sched.h>
 
 #include "ps_clock.h"
 #include "ps_worker.h"
@@ -11,24 +10,7 @@
 /* The lock or a late sync is in the way: that is no failure, so look again soon. */
 #define LATER_NS 2000000ll
 
-/* ---- locks and memory -------------------------------------------------------------------------- */
-
-void ps_spin_wait(uint32_t *lock) {
-  for (uint32_t round = 0;; round++) {
-    for (int i = 0; i < 64; i++) {
-      if (!__atomic_load_n(lock, __ATOMIC_RELAXED) && !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) return;
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
-    if (round < 16) {
-      sched_yield();
-    } else { /* the holder may be of lower priority: only sleep lets it run */
-      struct timespec nap = {.tv_nsec = 50000};
-      nanosleep(&nap, NULL);
-    }
-  }
-}
+/* ---- memory -------------------------------------------------------------------------- */
 
 void *ps_scratch_reserve(ps_scratch *s, uint64_t bytes) {
   if (s->bytes < bytes) {
@@ -111,8 +93,10 @@ static void finish(ps_producer *p, ps_builder *b) {
     return;
   }
   b->next = NULL;
-  if (p->done_last) p->done_last->next = b;
-  else p->done_first = b;
+  if (p->done_last)
+    p->done_last->next = b;
+  else
+    p->done_first = b;
   p->done_last = b;
   raise_attention(p);
 }
@@ -121,18 +105,24 @@ static void list_open(ps_producer *p, ps_lane *l, ps_builder *b) {
   l->open = b;
   l->open_next = NULL;
   l->open_prev = p->open_last;
-  if (p->open_last) p->open_last->open_next = l;
-  else p->open_first = l;
+  if (p->open_last)
+    p->open_last->open_next = l;
+  else
+    p->open_first = l;
   p->open_last = l;
   p->open_count++;
 }
 
 static ps_builder *unlist_open(ps_producer *p, ps_lane *l) {
   ps_builder *b = l->open;
-  if (l->open_prev) l->open_prev->open_next = l->open_next;
-  else p->open_first = l->open_next;
-  if (l->open_next) l->open_next->open_prev = l->open_prev;
-  else p->open_last = l->open_prev;
+  if (l->open_prev)
+    l->open_prev->open_next = l->open_next;
+  else
+    p->open_first = l->open_next;
+  if (l->open_next)
+    l->open_next->open_prev = l->open_prev;
+  else
+    p->open_last = l->open_prev;
   l->open = NULL;
   p->open_count--;
   return b;
@@ -143,8 +133,10 @@ static bool seal(ps_producer *p, ps_lane *l) {
   ps_builder *b = unlist_open(p, l);
   bool was_empty = l->head == NULL;
   b->next = NULL;
-  if (l->tail) l->tail->next = b;
-  else l->head = b;
+  if (l->tail)
+    l->tail->next = b;
+  else
+    l->head = b;
   l->tail = b;
   l->sealed++;
   p->queued_bytes += b->bytes;
@@ -310,7 +302,8 @@ int64_t ps_producer_seal_expired(ps_producer *p, int64_t now_ns, ps_lane_visit l
 
 static ps_status append_builder(ps_lane *l, ps_builder *b, ps_scratch *scratch, int64_t lock_timeout_ns,
                                 uint64_t *frame_bytes, ps_error *err) {
-  if (l->kept && ps_kept_is_behind(l->kept)) return ps_fail(err, PS_TIMEOUT, NULL, "syncing has fallen behind");
+  if (l->kept && ps_kept_is_behind(l->kept))
+    return ps_fail(err, PS_TIMEOUT, NULL, "syncing has fallen behind");
   if (b->base_offset >= 0) return ps_log_sync(l->log, err); /* appended before; its sync had failed */
   ps_columns columns;
   ps_frame_meta proto;
@@ -321,8 +314,8 @@ static ps_status append_builder(ps_lane *l, ps_builder *b, ps_scratch *scratch, 
   uint64_t need = ps_frame_scratch_bytes(&columns, l->codec);
   if (need && !ps_scratch_reserve(scratch, need))
     return ps_fail(err, PS_NO_MEMORY, NULL, "no memory to compress a batch");
-  ps_status status = ps_frame_prepare(&columns, &proto, l->codec, ps_log_frame_bytes_max(l->log), scratch->data,
-                                      scratch->bytes, &batch, err);
+  ps_status status = ps_frame_prepare(&columns, &proto, l->codec, ps_log_frame_bytes_max(l->log),
+                                      scratch->data, scratch->bytes, &batch, err);
   if (status == PS_OK) status = ps_log_append(l->log, &batch, lock_timeout_ns, &b->base_offset, err);
   if (status != PS_OK) return status;
   *frame_bytes = batch.meta.frame_bytes;
@@ -341,13 +334,16 @@ static bool may_pass(const ps_error *err) {
   case ENFILE:
   case ENOMEM:
   case EAGAIN:
-  case EINTR: return true;
-  default: return false;
+  case EINTR:
+    return true;
+  default:
+    return false;
   }
 }
 
 /* Under the lock: what the answer to the head's append means. */
-static ps_outcome judge(ps_producer *p, ps_lane *l, ps_status status, uint64_t frame_bytes, const ps_error *err) {
+static ps_outcome judge(ps_producer *p, ps_lane *l, ps_status status, uint64_t frame_bytes,
+                        const ps_error *err) {
   if (status == PS_OK) {
     ps_builder *b = pop(p, l);
     p->stats.records += b->count;

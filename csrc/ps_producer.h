@@ -16,6 +16,7 @@
 
 #include "ps_builder.h"
 #include "ps_keeper.h"
+#include "ps_spin.h"
 
 struct ps_worker;
 struct ps_producer;
@@ -37,10 +38,10 @@ typedef struct ps_lane {
   bool busy;               /* a thread is delivering the head */
   bool failing;            /* the last try failed and will be repeated */
   bool dead;
-  bool unsynced;           /* delivered to since the flag was last cleared */
+  bool unsynced; /* delivered to since the flag was last cleared */
   uint32_t attempts;
-  uint64_t sealed, settled; /* builders that entered and left the queue */
-  ps_error error;          /* why it is failing or dead */
+  uint64_t sealed, settled;              /* builders that entered and left the queue */
+  ps_error error;                        /* why it is failing or dead */
   struct ps_lane *open_prev, *open_next; /* lanes with an open builder, oldest first */
   /* Under the worker's mutex. */
   ps_lane_place place;
@@ -64,9 +65,10 @@ typedef struct ps_producer_stats {
 } ps_producer_stats;
 
 typedef struct ps_producer {
-  uint32_t lock; /* see ps_spin_lock */
+  uint32_t lock;      /* see ps_spin_lock */
   uint32_t attention; /* atomic: an error or finished builders wait to be fetched */
   bool forked;
+  bool attached; /* under the worker's mutex */
   ps_producer_options options;
   struct ps_worker *worker;
   uint32_t lane_count;
@@ -85,8 +87,8 @@ typedef struct ps_producer {
   /* Waiters for deliveries. */
   pthread_mutex_t wait_mutex;
   pthread_cond_t progress;
-  uint32_t waiters;    /* atomic */
-  uint64_t deliveries; /* atomic; counts every attempt that changed something */
+  uint32_t waiters;                /* atomic */
+  uint64_t deliveries;             /* atomic; counts every attempt that changed something */
   struct ps_producer *prev, *next; /* under the worker's mutex */
 } ps_producer;
 
@@ -97,13 +99,6 @@ typedef struct ps_scratch {
 } ps_scratch;
 void *ps_scratch_reserve(ps_scratch *scratch, uint64_t bytes); /* NULL: no memory */
 void ps_scratch_free(ps_scratch *scratch);
-
-/* Taken for nanoseconds; a holder that was preempted is given the processor. */
-void ps_spin_wait(uint32_t *lock);
-static inline void ps_spin_lock(uint32_t *lock) {
-  if (PS_UNLIKELY(__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))) ps_spin_wait(lock);
-}
-static inline void ps_spin_unlock(uint32_t *lock) { __atomic_store_n(lock, 0, __ATOMIC_RELEASE); }
 
 /* Lanes are filled in by the caller (log, kept, codec, attributes, widths) before the producer is
  * attached to its worker. NULL: no memory. */

@@ -173,6 +173,7 @@ void ps_segment_unref(ps_segment *segment) {
   ps_os_unmap((void *)segment->map, segment->capacity);
   ps_os_unmap(segment->write_map, segment->capacity);
   ps_os_unmap(segment->index_map, segment->index_bytes);
+  ps_os_unmap(segment->index_write_map, segment->index_bytes);
   if (segment->fd >= 0) ps_os_close(segment->fd);
   if (segment->index_fd >= 0) ps_os_close(segment->index_fd);
   free(segment->verified);

@@ -28,6 +28,7 @@ typedef struct ps_segment {
   /* The index, opened under the log's table mutex and published by index_map (release). */
   uint8_t *index_map; /* NULL until opened; maps to index_bytes */
   size_t index_bytes;
+  uint8_t *index_write_map; /* a writer's, where index_map had been opened for reading only */
   uint32_t index_interval, index_capacity;
   bool index_writable;
   /* Writers' side, guarded by the log's append lock. */

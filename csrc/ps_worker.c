@@ -41,8 +41,10 @@ void ps_worker_free(ps_worker *w) {
 static void push_ready(ps_worker *w, ps_lane *l) {
   l->place = PS_LANE_READY;
   l->work_next = NULL;
-  if (w->ready_last) w->ready_last->work_next = l;
-  else w->ready_first = l;
+  if (w->ready_last)
+    w->ready_last->work_next = l;
+  else
+    w->ready_first = l;
   w->ready_last = l;
 }
 
@@ -75,8 +77,10 @@ static void place(ps_worker *w, ps_lane *l, int64_t delay_ns) {
     if (delay_ns > 0) return; /* it has its time */
     remove_delayed(w, l);
   }
-  if (delay_ns > 0) push_delayed(w, l, ps_deadline(ps_os_monotonic_ns(), delay_ns));
-  else push_ready(w, l);
+  if (delay_ns > 0)
+    push_delayed(w, l, ps_deadline(ps_os_monotonic_ns(), delay_ns));
+  else
+    push_ready(w, l);
 }
 
 static void wake(ps_worker *w) {
@@ -86,8 +90,10 @@ static void wake(ps_worker *w) {
 
 void ps_worker_schedule(ps_worker *w, ps_lane *l, int64_t delay_ns) {
   pthread_mutex_lock(&w->mutex);
-  place(w, l, delay_ns);
-  wake(w);
+  if (l->producer->attached) { /* else somebody is closing it, and sees to what is left */
+    place(w, l, delay_ns);
+    wake(w);
+  }
   pthread_mutex_unlock(&w->mutex);
 }
 
@@ -102,6 +108,7 @@ void ps_worker_poke(ps_worker *w) {
 void ps_worker_attach(ps_worker *w, ps_producer *p) {
   pthread_mutex_lock(&w->mutex);
   p->worker = w;
+  p->attached = true;
   p->prev = NULL;
   p->next = w->producers;
   if (p->next) p->next->prev = p;
@@ -114,8 +121,10 @@ static void forget_lanes(ps_worker *w, const ps_producer *p) {
   w->ready_first = w->ready_last = NULL;
   while (l) {
     ps_lane *next = l->work_next;
-    if (l->producer == p) l->place = PS_LANE_NOWHERE;
-    else push_ready(w, l);
+    if (l->producer == p)
+      l->place = PS_LANE_NOWHERE;
+    else
+      push_ready(w, l);
     l = next;
   }
   for (ps_lane **at = &w->delayed; *at;) {
@@ -132,10 +141,13 @@ void ps_worker_detach(ps_worker *w, ps_producer *p) {
   pthread_mutex_lock(&w->mutex);
   while (w->current && w->current->producer == p) pthread_cond_wait(&w->rested, &w->mutex);
   forget_lanes(w, p);
-  if (p->prev) p->prev->next = p->next;
-  else w->producers = p->next;
+  if (p->prev)
+    p->prev->next = p->next;
+  else
+    w->producers = p->next;
   if (p->next) p->next->prev = p->prev;
   p->prev = p->next = NULL;
+  p->attached = false;
   pthread_mutex_unlock(&w->mutex);
 }
 
@@ -195,8 +207,10 @@ static void *appender_main(void *argument) {
   while (!w->stop) {
     collect(w);
     ps_lane *l = pop_ready(w);
-    if (l) deliver(w, l, &scratch);
-    else sleep_until_work(w);
+    if (l)
+      deliver(w, l, &scratch);
+    else
+      sleep_until_work(w);
   }
   pthread_mutex_unlock(&w->mutex);
   ps_scratch_free(&scratch);
@@ -275,6 +289,7 @@ void ps_worker_after_fork_child(ps_worker *w) {
   for (ps_producer *p = w->producers; p;) {
     ps_producer *next = p->next;
     p->forked = true;
+    p->attached = false;
     p->prev = p->next = NULL;
     PS_ASSERT(pthread_mutex_init(&p->wait_mutex, NULL) == 0);
     ps_cond_init(&p->progress);

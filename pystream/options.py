@@ -37,11 +37,17 @@ Time: TypeAlias = datetime | np.datetime64 | int
 INT64_MAX: Final = 2**63 - 1
 INT64_MIN: Final = -(2**63)
 
-INT_TIME_MIN: Final = 10**15
+INT_TIME_MIN: Final = 10**16
 """Smallest int taken for nanoseconds since the epoch; smaller ones are seconds, ms or us by mistake."""
 
 DURATION_NS_MAX: Final = INT64_MAX
 """Longest duration: 292 years, what int64 nanoseconds hold."""
+
+STORE_PATH_BYTES_MAX: Final = 400
+"""Longest path of a store, links resolved; the native floor keeps paths in buffers of 512 bytes."""
+
+PARTITION_PATH_BYTES_MAX: Final = 447
+"""Longest path of a partition's directory."""
 
 SEGMENT_BYTES_UNIT: Final = 4096
 """Segments are whole pages: `segment_bytes` is rounded up to a multiple of this."""
@@ -121,9 +127,12 @@ def refuse_unknown(function: str, options: Mapping[str, object]) -> None:
 
 def parse_int(name: str, value: object, *, minimum: int, maximum: int) -> int:
     """An integer between `minimum` and `maximum`, both included. Booleans are not integers here."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
+    if type(value) is int:  # asking for SupportsIndex takes microseconds
+        number = value
+    elif isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}= must be an int, not {type(value).__name__}")
-    number = operator.index(value)
+    else:
+        number = operator.index(value)
     if not minimum <= number <= maximum:
         raise OptionError(f"{name}={number}: must be from {minimum} to {maximum}")
     return number
@@ -218,7 +227,7 @@ def parse_timeout(name: str, value: object) -> int:
 def parse_time(name: str, value: object) -> int:
     """Nanoseconds since the Unix epoch, from an aware `datetime`, a `datetime64`, or int nanoseconds.
 
-    Ints below 10**15 are refused: nanoseconds passed that two weeks after the epoch, so they are
+    Ints below 10**16 are refused: nanoseconds passed that four months after the epoch, so they are
     seconds, milliseconds or microseconds by mistake. Earlier moments can be said as a `datetime`.
 
     Raises:
@@ -235,7 +244,9 @@ def parse_time(name: str, value: object) -> int:
             )
         delta = value - _EPOCH
         nanoseconds = (delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000
-    elif isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
+    elif type(value) is not int and (
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex)
+    ):
         hint = "; use datetime(..., tzinfo=timezone.utc)" if isinstance(value, date) else ""
         if isinstance(value, (float, np.floating)):
             hint = "; for seconds use datetime.fromtimestamp(t, timezone.utc)"
@@ -289,7 +300,7 @@ def parse_times(name: str, values: Any) -> Any:
     """Timestamps as the native floor takes them: None, int nanoseconds for all, or an array or list.
 
     `datetime64` arrays of any unit become int64 nanoseconds, NaT meaning that the record has no timestamp.
-    Ints below 10**15 are refused in arrays too. Lists are left to the native floor.
+    Ints below 10**16 are refused in arrays too. Lists are left to the native floor.
     """
     if isinstance(values, np.ndarray) and values.ndim:
         if values.dtype.kind == "M":

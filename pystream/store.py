@@ -46,8 +46,6 @@ class _Settings(NamedTuple):
     io: str
     io_is_auto: bool
     filesystem: str
-    # Held while a log is opened: two threads must not both make what the other has not found.
-    opening: threading.Lock
 
 
 _lock = threading.RLock()
@@ -123,7 +121,6 @@ def open(
                     io=given["io"],
                     io_is_auto=io == "auto",
                     filesystem=filesystem,
-                    opening=threading.Lock(),
                 )
                 _settings[handle] = settings
             elif conflict := _conflict(settings, given, io):
@@ -156,6 +153,11 @@ def _parse_path(path: object) -> str:
         raise TypeError("path must be a str, not bytes")
     if not text or "\0" in text:
         raise OptionError(f"path={text!r}: " + ("is empty" if not text else "holds a NUL character"))
+    length = len(os.fsencode(os.path.realpath(text)))
+    if length > opt.STORE_PATH_BYTES_MAX:
+        raise OptionError(
+            f"path={text!r}: has {length} bytes in full; a store's may have {opt.STORE_PATH_BYTES_MAX} bytes"
+        )
     return os.path.abspath(text)
 
 
@@ -343,6 +345,13 @@ class Store:
         if found is None:
             if not create:
                 raise TopicNotFoundError(self._not_found(name), topic=name)
+            directory = f"{metadata.topic_directory(self._path, name)}/{opt.PARTITIONS_MAX - 1}"
+            if len(os.fsencode(directory)) > opt.PARTITION_PATH_BYTES_MAX:
+                raise OptionError(
+                    f"topic name {name!r}: too long for this store's path; {directory} "
+                    f"would have more than {opt.PARTITION_PATH_BYTES_MAX} bytes",
+                    topic=name,
+                )
             metadata.create_topic(
                 self._path, name, TopicOptions(**{"durability": self._settings.durability, **given})
             )

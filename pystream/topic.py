@@ -226,7 +226,7 @@ class Topic:
         if settings.io_is_auto and durability == "sync":
             io = "pwrite"  # measured: dirty mapped pages take longer to sync
         directory = f"{metadata.topic_directory(self._store.path, self._name)}/{index}"
-        with settings.opening, metadata.storage_errors(directory):
+        with metadata.storage_errors(directory):
             return self._store._handle.open_log(
                 directory,
                 self._name,

@@ -1,6 +1,8 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from pystream._native.write_api cimport ps_builder
+from pystream._native.c_api cimport ps_error
+from pystream._native.log cimport LogHandle
+from pystream._native.write_api cimport ps_builder, ps_producer
 
 
 cdef class RecordMetadata:
@@ -18,6 +20,11 @@ cdef class Tracked:
 
 # offset < 0: not delivered.
 cdef RecordMetadata make_metadata(str topic, int partition, int64_t offset, int64_t timestamp)
+# The exception that stands for *err.
+cdef object error_of(LogHandle log, const ps_error *err)
+cdef object delivery_error(LogHandle log, uint64_t records, object cause)
+# Call the callbacks of a finished builder, and recycle it. Answers the first exception that one of them raised.
+cdef object report(ps_producer *p, LogHandle log, object default, ps_builder *b)
 # Let go of the list of Tracked that a builder carries.
 cdef void drop_user(ps_builder *b) noexcept
 

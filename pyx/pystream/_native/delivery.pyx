@@ -3,7 +3,11 @@
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT64_MAX
 
-from pystream._native.c_api cimport PS_TIMESTAMP_NONE, ps_os_monotonic_ns
+from pystream._native.c_api cimport PS_OK, PS_TIMESTAMP_NONE, ps_os_monotonic_ns
+from pystream._native.log cimport LogHandle
+from pystream._native.write_api cimport ps_builder_timestamp, ps_producer_recycle
+
+from pystream._native.errors import DeliveryError
 
 # Waits are cut here, so that a signal is seen.
 cdef int64_t SLICE_NS = 100_000_000
@@ -40,6 +44,52 @@ cdef void drop_user(ps_builder *b) noexcept:
     if b.user != NULL:
         Py_DECREF(<object>b.user)
         b.user = NULL
+
+
+cdef object error_of(LogHandle log, const ps_error *err):
+    try:
+        log.raise_error(err)
+    except Exception as error:
+        return error
+
+
+cdef object delivery_error(LogHandle log, uint64_t records, object cause):
+    error = DeliveryError(
+        f"{records} record{'s' if records != 1 else ''} of topic {log.topic!r} could not be delivered: {cause}",
+        topic=log.topic, partition=log.partition)
+    error.records = records
+    error.__cause__ = cause
+    return error
+
+
+cdef object report(ps_producer *p, LogHandle log, object default, ps_builder *b):
+    cdef uint32_t i
+    cdef Py_ssize_t at = 0
+    cdef Tracked tracked
+    error = error_of(log, &b.error) if b.error.status != PS_OK else None
+    own = <list>b.user if b.user != NULL else []
+    drop_user(b)
+    outcomes = []
+    for i in range(b.count):
+        callback = default
+        if at < len(own):
+            tracked = own[at]
+            if tracked.index == i:
+                callback = tracked.callback
+                at += 1
+        elif callback is None:
+            break
+        if callback is not None:
+            offset = b.base_offset + i if error is None else -1
+            outcomes.append((callback, make_metadata(log.topic, log.partition, offset, ps_builder_timestamp(b, i))))
+    ps_producer_recycle(p, b)  # before anything of the caller's runs
+    first = None
+    for callback, metadata in outcomes:
+        try:
+            callback(error, metadata)
+        except BaseException as raised:
+            first = first or raised
+    return first
 
 
 cdef int64_t remaining(int64_t deadline_ns) noexcept nogil:

@@ -12,7 +12,8 @@ from pystream._native.c_api cimport (
     PS_CODEC_NONE, PS_HEADER_KEY_BYTES_MAX, PS_HEADERS_PER_RECORD_MAX, ps_binary, ps_os_now_ns,
 )
 from pystream._native.source cimport (
-    COLUMN_BYTES_MAX, Buffer, Source, View, kind_of, refuse_scalar, release_view, reserve, scalar_bytes, set_bit,
+    COLUMN_BYTES_MAX, Buffer, Source, View, kind_of, refuse_scalar, release_view, reserve, scalar_bytes,
+    set_bit, size_of,
 )
 from pystream._native.write_api cimport ps_header
 
@@ -27,8 +28,8 @@ cdef extern from "ps_builder.h" nogil:
     enum:
         PS_BUILDER_FIXED_BYTES
 
-# Ints below it, as nanoseconds, lie within twelve days of 1970: they are seconds, ms or us.
-cdef int64_t INT_TIME_MIN = 10**15
+# Ints below it, as nanoseconds, lie within four months of 1970: they are seconds, ms or us.
+cdef int64_t INT_TIME_MIN = 10**16
 
 
 cdef int64_t timestamp_ns(object value, object parse_time) except? -1:
@@ -55,7 +56,8 @@ cdef object header_items(object headers, str place):
     elif not isinstance(headers, (list, tuple)):
         raise TypeError(f"{place} must be None, a dict, or a list of (str, bytes or None), not {kind_of(headers)}")
     if len(headers) > PS_HEADERS_PER_RECORD_MAX:
-        raise RecordTooLargeError(f"{place} has {len(headers)} headers: at most {PS_HEADERS_PER_RECORD_MAX} are allowed")
+        raise RecordTooLargeError(f"{place} has {len(headers)} headers: at most {PS_HEADERS_PER_RECORD_MAX} are "
+                                  "allowed")
     for i, pair in enumerate(headers):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise TypeError(f"{place}[{i}] must be a pair (str, bytes or None)")
@@ -205,14 +207,14 @@ cdef class Input:
         return 0
 
     cdef int64_t cost(self, Py_ssize_t i) except -1:
-        cdef int64_t size = self.values.size(i)
+        cdef int64_t size = size_of(self.values, i)
         cdef int64_t total = 8 + (size if size > 0 else 0)
         if self.schema.value_width > 0 and size < 0:
             total += self.schema.value_width
         elif self.schema.value_width < 0:
             total += 5
         if self.keys is not None:
-            size = self.keys.size(i)
+            size = size_of(self.keys, i)
             total += 5 + (size if size > 0 else 0)
             if size < 0 and self.schema.key_width > 0:
                 total += self.schema.key_width
@@ -258,6 +260,12 @@ cdef class Input:
         if self.keys is None and self.header_bytes == NULL and self.schema.value_width >= 0:
             each = self.schema.value_width + 9
             return min(stop, start + max(<int64_t>1, (bytes_max - total) // each))
+        if order == NULL and self.keys is None and self.header_bytes == NULL:  # the common case, in a short loop
+            for i in range(start, stop):
+                total += size_of(self.values, i) + 13
+                if total > bytes_max and i > start:
+                    return i
+            return stop
         for i in range(start, stop):
             total += self.cost(order[i] if order != NULL else i)
             if total > bytes_max and i > start:

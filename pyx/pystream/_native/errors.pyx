@@ -139,8 +139,8 @@ _CLASSES = {
 
 
 cdef object make_error(const ps_error *err, object topic, object partition):
-    cdef str what = err.what.decode("utf-8", "replace")
-    cdef str path = os.fsdecode(err.path) if err.path[0] else None
+    cdef str what = (<const char *>err.what).decode("utf-8", "replace")
+    cdef str path = os.fsdecode(<bytes>(<const char *>err.path)) if err.path[0] else None
     cdef int status = <int>err.status
     fields = dict(
         topic=topic,

@@ -28,6 +28,7 @@ cdef class StoreHandle:
     cdef dict logs         # (topic uuid, partition) -> LogHandle
     cdef dict locks        # topic uuid -> descriptor of its `locks` file
     cdef list close_hooks  # called before the logs are closed: producers flush
+    cdef object opening    # lock: one thread at a time opens logs
     cdef bint is_forked(self) noexcept
     cdef int open(self, str path) except -1
     cdef int locks_fd(self, str directory, bytes uuid) except -1

@@ -2,6 +2,7 @@
 """Owners of the native store and log handles: opening, sharing, forking, closing."""
 import os
 import weakref
+from _thread import allocate_lock
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
@@ -187,6 +188,7 @@ cdef class StoreHandle:
         self.logs = {}
         self.locks = {}
         self.close_hooks = []
+        self.opening = allocate_lock()
 
     @staticmethod
     def acquire(str path not None):
@@ -271,11 +273,15 @@ cdef class StoreHandle:
             raise ClosedError("the store is closed", path=self.path)
         key = (uuid, partition)
         handle = self.logs.get(key)
-        if handle is None:
-            handle = LogHandle.__new__(LogHandle)
-            handle.open(self, directory, topic, partition, uuid, schema, segment_bytes, index_interval_bytes,
-                        durability, io, sync_interval_ns, create)
-            self.logs[key] = handle
+        if handle is not None:
+            return handle
+        with self.opening:  # two handles of one log would share descriptors, and so not exclude each other
+            handle = self.logs.get(key)
+            if handle is None:
+                handle = LogHandle.__new__(LogHandle)
+                handle.open(self, directory, topic, partition, uuid, schema, segment_bytes, index_interval_bytes,
+                            durability, io, sync_interval_ns, create)
+                self.logs[key] = handle
         return handle
 
     cdef int locks_fd(self, str directory, bytes uuid) except -1:
@@ -370,8 +376,12 @@ cdef class LogHandle:
         options.io = <ps_io>io
         options.incarnation = store.incarnation
         options.log_append_time = schema.log_append_time
-        with nogil:
-            status = ps_log_open(&store.env, text, locks_fd, &options, create, &self.log, &err)
+        while True:
+            with nogil:
+                status = ps_log_open(&store.env, text, locks_fd, &options, create, &self.log, &err)
+            if status != PS_INTERRUPTED:
+                break
+            PyErr_CheckSignals()
         if status != PS_OK:
             self.raise_error(&err)
         remember_log(self.log)

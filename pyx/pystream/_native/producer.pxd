@@ -1,9 +1,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from pystream._native.c_api cimport ps_error
 from pystream._native.log cimport StoreHandle
 from pystream._native.schema cimport Schema
-from pystream._native.write_api cimport ps_builder, ps_producer, ps_record
+from pystream._native.write_api cimport ps_producer, ps_record
 
 
 cdef class ProducerCore:
@@ -28,13 +27,10 @@ cdef class ProducerCore:
 
     cdef int set_options(self, uint64_t batch_bytes, uint64_t batch_records, int64_t linger_ns,
                          uint64_t buffer_bytes, object partitioner, object on_delivery) except -1
-    cdef object delivery_error(self, uint64_t records, object cause, object lane)
     cdef int check_width(self, str name, int64_t got, int32_t width) except -1
     cdef int abandon(self) except -1
     cdef int check_open(self) except -1
     cdef int collect(self) except -1
-    cdef object report(self, ps_builder *builder)
-    cdef object make_error(self, const ps_error *err, uint32_t lane)
     cdef int64_t lane_of(self, object key, const uint8_t *data, int64_t key_bytes) except -1
     cdef int64_t lane_named(self, object partition) except -1
     cdef int send_any(self, object value, object key, object headers, object timestamp, object partition,

@@ -10,17 +10,17 @@ from libc.string cimport memset
 
 from pystream._native.c_api cimport (
     PS_ATTR_LOG_APPEND_TIME, PS_CLOSED, PS_OK, PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT,
-    PS_TOO_LARGE, ps_columns, ps_fail, ps_log_frame_bytes_max, ps_log_sync, ps_murmur2, ps_os_monotonic_ns,
+    PS_TOO_LARGE, ps_columns, ps_error, ps_fail, ps_log_frame_bytes_max, ps_log_sync, ps_murmur2, ps_os_monotonic_ns,
     ps_status,
 )
 from pystream._native.delivery cimport (
-    Tracked, deadline_of, drop_user, is_past, make_metadata, remaining,
+    Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, make_metadata, remaining, report,
 )
 from pystream._native.encode cimport Headers, Input, timestamp_ns
 from pystream._native.log cimport LogHandle
 from pystream._native.source cimport Source, View, release_view, scalar_bytes
 from pystream._native.write_api cimport (
-    PS_LANE_STICKY, ps_added, ps_builder_timestamp, ps_lane_set_unsynced, ps_lane_take_unsynced,
+    PS_LANE_STICKY, ps_added, ps_builder, ps_lane_set_unsynced, ps_lane_take_unsynced,
     ps_producer_abandon, ps_producer_add, ps_producer_add_keyed, ps_producer_add_plain, ps_producer_drain,
     ps_producer_fetch, ps_producer_free, ps_producer_get_stats, ps_producer_new, ps_producer_next_sticky,
     ps_producer_options, ps_producer_recycle, ps_producer_stats, ps_producer_take_error, ps_producer_wait_room,
@@ -29,7 +29,7 @@ from pystream._native.write_api cimport (
 from pystream._native.writer cimport Appended, append_columns, get_worker, keep, the_worker, writers_of
 
 from pystream._native.errors import (
-    ClosedError, DeliveryError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError,
+    ClosedError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError,
 )
 from pystream._native.delivery import RecordMetadata
 from pystream._native.writer import append_batch
@@ -122,8 +122,10 @@ cdef class ProducerCore:
     def __del__(self):
         if self.p == NULL or self.is_closed or self.p.forked or self.store.is_forked():
             return
-        warnings.warn(f"unclosed producer of topic {self.schema.topic!r}", ResourceWarning, source=self)
-        ProducerCore.close(self, FINALIZE_NS)  # a subclass may take other units
+        try:
+            ProducerCore.close(self, FINALIZE_NS)  # a subclass may take other units
+        finally:
+            warnings.warn(f"unclosed producer of topic {self.schema.topic!r}", ResourceWarning, source=self)
 
     def __dealloc__(self):
         cdef ps_builder *b
@@ -173,46 +175,6 @@ cdef class ProducerCore:
 
     # ---- what came of earlier records
 
-    cdef object make_error(self, const ps_error *err, uint32_t lane):
-        try:
-            (<LogHandle>self.logs[lane]).raise_error(err)
-        except Exception as error:
-            return error
-
-    cdef object report(self, ps_builder *b):
-        """Call the callbacks of a finished builder; answers the first exception one of them raised."""
-        cdef LogHandle log = self.logs[b.lane]
-        cdef uint32_t i
-        cdef Py_ssize_t at = 0
-        cdef Tracked tracked
-        error = self.make_error(&b.error, b.lane) if b.error.status != PS_OK else None
-        own = <list>b.user if b.user != NULL else []
-        if b.user != NULL:
-            drop_user(b)
-        outcomes = []
-        for i in range(b.count):
-            callback = self.on_delivery
-            if at < len(own):
-                tracked = own[at]
-                if tracked.index == i:
-                    callback = tracked.callback
-                    at += 1
-                elif callback is None:
-                    continue
-            elif callback is None:
-                break
-            outcomes.append((callback, make_metadata(log.topic, log.partition,
-                                                     b.base_offset + i if error is None else -1,
-                                                     ps_builder_timestamp(b, i))))
-        ps_producer_recycle(self.p, b)  # before anything of the caller's runs
-        first = None
-        for callback, metadata in outcomes:
-            try:
-                callback(error, metadata)
-            except BaseException as raised:
-                first = first or raised
-        return first
-
     cdef int collect(self) except -1:
         """Report what has finished; raise what a callback raised, or the error of records that did not go out."""
         cdef ps_builder *b
@@ -224,21 +186,13 @@ cdef class ProducerCore:
             b = ps_producer_fetch(self.p)
             if b == NULL:
                 break
-            raised = self.report(b)
+            raised = report(self.p, self.logs[b.lane], self.on_delivery, b)
             first = first or raised
         if first is not None:
             raise first
         if ps_producer_take_error(self.p, &err, &records, &lane):
-            raise self.delivery_error(records, self.make_error(&err, lane), lane)
+            raise delivery_error(self.logs[lane], records, error_of(self.logs[lane], &err))
         return 0
-
-    cdef object delivery_error(self, uint64_t records, object cause, object lane):
-        error = DeliveryError(
-            f"{records} record{'s' if records != 1 else ''} of topic {self.schema.topic!r} could not be delivered: {cause}",
-            topic=self.schema.topic, partition=lane)
-        error.records = records
-        error.__cause__ = cause
-        return error
 
     # ---- send
 
@@ -307,7 +261,8 @@ cdef class ProducerCore:
             r.header_count = packed.count
         if timestamp is not None:
             if self.schema.log_append_time:
-                raise ValueError('timestamp= cannot be given: the topic stamps records itself (timestamp_type="append")')
+                raise ValueError('timestamp= cannot be given: the topic stamps records itself '
+                                 '(timestamp_type="append")')
             r.timestamp = timestamp_ns(timestamp, self.parse_time)
             r.has_timestamp = True
         if self.schema.dtype is not None:
@@ -362,7 +317,7 @@ cdef class ProducerCore:
                 f"{ps_log_frame_bytes_max(self.p.lanes[0].log)} bytes; create the topic with a larger segment_bytes=",
                 topic=self.schema.topic)
         if status != PS_OK:
-            raise self.make_error(&err, <uint32_t>lane if lane != PS_LANE_STICKY else 0)
+            raise error_of(self.logs[<uint32_t>lane if lane != PS_LANE_STICKY else 0], &err)
         if is_tracked:
             tracked.index = added.index
             if added.builder.user == NULL:
@@ -468,10 +423,10 @@ cdef class ProducerCore:
             b = ps_producer_fetch(self.p)
             if b == NULL:
                 break
-            raised = self.report(b)
+            raised = report(self.p, self.logs[b.lane], self.on_delivery, b)
             first = first or raised
         if lost:
-            raise self.delivery_error(lost, self.make_error(&why, lane), lane)
+            raise delivery_error(self.logs[lane], lost, error_of(self.logs[lane], &why))
         if first is not None:
             raise first
         return 0
@@ -542,7 +497,7 @@ cdef class Sender:
                 append_columns(log, &columns, core.codec, &self.scratch, -1, &appended)
             except Exception as error:
                 left = self.given.count - self.sent
-                raise core.delivery_error(left, error, to) from error
+                raise delivery_error(log, left, error) from error
             self.sent += end - at
             core.records_in += end - at
             core.batches_in += 1

@@ -12,6 +12,12 @@ cdef extern from "Python.h":
         void *buf
         PyObject *obj
         Py_ssize_t len
+    # Borrowed references: loops over items must not touch reference counts.
+    PyObject **PySequence_Fast_ITEMS(object sequence)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object sequence)
+    bint PyBytes_CheckExact(PyObject *item)
+    Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
+    char *PyBytes_AS_STRING(PyObject *item)
     int get_view "PyObject_GetBuffer" (object owner, View *view, int flags) except -1
     void release_view "PyBuffer_Release" (View *view)
 
@@ -61,6 +67,7 @@ cdef class Source:
     cdef int take(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                   Py_ssize_t *nulls) except -1
 
+    cdef int check_scalar(self, object item, Py_ssize_t i, Schema schema) except -1
     cdef object wrong_width(self, Py_ssize_t i, int64_t got)
     cdef object wrong_null(self, Py_ssize_t i)
     cdef int copy_odd(self, object item, Py_ssize_t i, size_t used, int64_t *size) except -1
@@ -74,6 +81,16 @@ cdef class Source:
     cdef int lend(self, Py_ssize_t start, Py_ssize_t count, ps_binary *out, Py_ssize_t *nulls) except -1
     cdef int gather(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                     Py_ssize_t *nulls) except -1
+
+
+# Bytes of slot i, -1 = null, without a call where it is a bytes object in a list.
+cdef inline int64_t size_of(Source source, Py_ssize_t i) except -2:
+    cdef PyObject *item
+    if source.items is not None and i < PySequence_Fast_GET_SIZE(source.items):
+        item = PySequence_Fast_ITEMS(source.items)[i]
+        if PyBytes_CheckExact(item):
+            return PyBytes_GET_SIZE(item)
+    return source.size(i)
 
 
 # One value or key given on its own: fills *data and answers its bytes, -1 = null. Where view.obj is not

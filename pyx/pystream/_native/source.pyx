@@ -10,14 +10,6 @@ import numpy as np
 
 from pystream._native.errors import RecordTooLargeError, UnsupportedError
 
-cdef extern from "Python.h":
-    # Borrowed references: the loops below must not touch reference counts.
-    PyObject **PySequence_Fast_ITEMS(object sequence)
-    Py_ssize_t PySequence_Fast_GET_SIZE(object sequence)
-    bint PyBytes_CheckExact(PyObject *item)
-    Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
-    const char *PyBytes_AS_STRING(PyObject *item)
-
 cdef extern from *:
     void __builtin_prefetch(const void *address) nogil
 
@@ -149,6 +141,15 @@ cdef class Source:
             release_view(&view)
         return size
 
+    cdef int check_scalar(self, object item, Py_ssize_t i, Schema schema) except -1:
+        """An item of a dtype= topic that is not bytes."""
+        if isinstance(item, (tuple, int, float)):
+            raise TypeError(f"{self.name}[{i}] is a {kind_of(item)}: give an array of the topic's dtype, "
+                            "np.array(rows, dtype=...)")
+        if item is not None and getattr(item, "dtype", schema.dtype) != schema.dtype:
+            raise TypeError(f"{self.name}[{i}] is of {item.dtype}, the topic of {schema.dtype}")
+        return 0
+
     cdef int open_items(self, object items, Schema schema) except -1:
         cdef Py_ssize_t i, n = PySequence_Fast_GET_SIZE(items)
         cdef PyObject **slots = PySequence_Fast_ITEMS(items)
@@ -164,11 +165,8 @@ cdef class Source:
             if PyBytes_CheckExact(item):
                 size = PyBytes_GET_SIZE(item)
             else:
-                if not self.nullable and <object>item is not None and getattr(<object>item, "dtype", schema.dtype) != schema.dtype:
-                    raise TypeError(f"{self.name}[{i}] is of {(<object>item).dtype}, the topic of {schema.dtype}")
-                if not self.nullable and isinstance(<object>item, (tuple, int, float)):
-                    raise TypeError(f"{self.name}[{i}] is a {kind_of(<object>item)}: give an array of the topic's "
-                                    "dtype, np.array(rows, dtype=...)")
+                if not self.nullable:
+                    self.check_scalar(<object>item, i, schema)
                 size = self.odd_size(<object>item, i)
                 if PySequence_Fast_GET_SIZE(items) != n:
                     raise RuntimeError(f"{self.name} changed size while being read")
@@ -271,14 +269,14 @@ cdef class Source:
         cdef int64_t size
         cdef Part *part
         self.part_at = 0
-        if self.part_count == 1 and self.parts[0].width >= 0 and self.parts[0].validity == NULL and not self.parts[0].strip:
-            self.bytes_max = self.parts[0].width
-            self.bytes_total = self.parts[0].width * <int64_t>self.count
+        part = self.parts
+        if self.part_count == 1 and part.width >= 0 and part.validity == NULL and not part.strip:
+            self.bytes_max = part.width
+            self.bytes_total = part.width * <int64_t>self.count
             return 0
         for i in range(self.count):
             size = self.size(i)
             if size < 0:
-                part = self.part_of(i)
                 if not self.nullable:
                     raise self.wrong_null(i)
                 if self.width > 0:

@@ -177,9 +177,10 @@ set_dirty_hook(found_dirty)
 cdef object too_large(LogHandle log, const ps_columns *columns, const ps_error *err):
     cdef uint64_t limit = ps_log_frame_bytes_max(log.log)
     cdef uint64_t needed = ps_frame_bytes_raw(columns)
+    cdef ps_error why
     if needed <= limit:
-        text = err.what.decode("utf-8", "replace")
-        return BatchTooLargeError(text, topic=log.topic, partition=log.partition)
+        why = err[0]
+        return BatchTooLargeError(why.what.decode("utf-8", "replace"), topic=log.topic, partition=log.partition)
     return BatchTooLargeError(
         f"one batch of {columns.count} records takes {needed} bytes: a segment of this topic holds {limit}; append "
         "less at a time, use a producer's send_many, or create the topic with a larger segment_bytes=",
