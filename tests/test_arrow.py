@@ -59,7 +59,7 @@ def test_schema_of_a_topic(topic: pystream.Topic) -> None:
 
 
 def test_schema_of_declared_widths(store: pystream.Store) -> None:
-    topic = store.topic("fixed", create=True, value_bytes=4, key_bytes=16)
+    topic = store.topic("fixed", create=True, segment_bytes="4MiB", value_bytes=4, key_bytes=16)
     schema = pa.schema(topic)
     assert schema.field("key").type == pa.binary(16)
     assert schema.field("value").type == pa.binary(4)
@@ -68,7 +68,7 @@ def test_schema_of_declared_widths(store: pystream.Store) -> None:
 def test_schema_of_a_dtype(store: pystream.Store) -> None:
     topic = store.topic(
         "rows",
-        create=True,
+        create=True, segment_bytes="4MiB",
         dtype=[
             ("i1", "i1"), ("u2", "u2"), ("i4", ">i4"), ("u8", "u8"), ("f2", "f2"), ("f4", "f4"),
             ("f8", ">f8"), ("ok", "?"), ("s", "S5"), ("v", "V3"), ("t_s", "M8[s]"), ("t_ms", ">M8[ms]"),
@@ -89,7 +89,7 @@ def test_schema_of_a_dtype(store: pystream.Store) -> None:
 
 def test_field_names_like_system_columns(store: pystream.Store) -> None:
     dtype = [("key", "i1"), ("value_key", "i1"), ("offset", "i2"), ("value", "i4")]
-    topic = store.topic("rows", create=True, dtype=dtype)
+    topic = store.topic("rows", create=True, segment_bytes="4MiB", dtype=dtype)
     names = ["offset", "timestamp", "key", "value_value_key", "value_key", "value_offset", "value", "headers"]
     assert pa.schema(topic).names == names
     topic.append(np.array([(1, 2, 3, 4)], dtype))
@@ -101,7 +101,7 @@ def test_field_names_like_system_columns(store: pystream.Store) -> None:
 
 
 def test_addresses_are_the_batch_s_own(store: pystream.Store, codec: str) -> None:
-    topic = store.topic("t", create=True, compression=codec)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", compression=codec)
     topic.append([b"value-%d" % i for i in range(100)], keys=[b"k%d" % i for i in range(100)])
     batch = only_batch(topic)
     for part in (batch, batch[:40], batch[7:93], batch[100:]):
@@ -114,11 +114,11 @@ def test_addresses_are_the_batch_s_own(store: pystream.Store, codec: str) -> Non
 
 
 def test_fixed_width_addresses(store: pystream.Store) -> None:
-    topic = store.topic("t", create=True, value_bytes=8)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", value_bytes=8)
     topic.append([b"12345678"] * 10)
     batch = only_batch(topic)
     assert export(batch)["value"].buffers()[1].address == batch.values.address
-    numbers = store.topic("n", create=True, dtype="f8")
+    numbers = store.topic("n", create=True, segment_bytes="4MiB", dtype="f8")
     numbers.append(np.arange(10.0))
     batch = only_batch(numbers)
     found = export(batch[4:])["value"]
@@ -139,7 +139,7 @@ def test_stored_timestamps_are_lent(topic: pystream.Topic) -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000, 20_000])
 def test_every_column_and_slice(store: pystream.Store, codec: str, count: int) -> None:
-    topic = store.topic("t", create=True, compression=codec)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", compression=codec)
     values = [None if i % 5 == 1 else b"v" * (i % 7) for i in range(count)]
     keys = [None if i % 3 == 0 else b"%d" % i for i in range(count)]
     headers = [[("h", b"%d" % i), ("n", None)] if i % 4 == 0 else [] for i in range(count)]
@@ -160,7 +160,7 @@ def test_every_column_and_slice(store: pystream.Store, codec: str, count: int) -
 @pytest.mark.parametrize("count", [1, 1000, 70_000])
 def test_columns_that_are_not_stored(store: pystream.Store, key_bytes: int | None, count: int) -> None:
     options = {} if key_bytes is None else {"key_bytes": key_bytes}
-    topic = store.topic("t", create=True, value_bytes=1, **options)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", value_bytes=1, **options)
     topic.append([b"x"] * count)
     found = export(only_batch(topic)[count // 2 :])
     rest = count - count // 2
@@ -191,7 +191,7 @@ def test_fields(store: pystream.Store, codec: str) -> None:
     rows["t"] = np.datetime64("2013-01-01") + rows["n"].astype("m8[s]")
     rows["t"][::7] = "NaT"
     rows["b"] = rows["t"]
-    topic = store.topic("rows", create=True, dtype=dtype, compression=codec)
+    topic = store.topic("rows", create=True, segment_bytes="4MiB", dtype=dtype, compression=codec)
     topic.append(rows)
     batch = only_batch(topic)
     for start, stop in [(0, 1000), (13, 500), (999, 1000), (4, 4)]:
@@ -208,7 +208,7 @@ def test_a_requested_schema_is_ignored(topic: pystream.Topic) -> None:
     wanted = pa.schema([("value", pa.large_binary())]).__arrow_c_schema__()
     _, array = batch.__arrow_c_array__(wanted)
     assert "arrow_array" in repr(array)
-    assert len(topic.__arrow_c_stream__(wanted).__class__.__name__) > 0
+    assert "arrow_array_stream" in repr(topic.__arrow_c_stream__(wanted))
 
 
 def test_capsules_nobody_takes(topic: pystream.Topic) -> None:
@@ -225,7 +225,7 @@ def test_capsules_nobody_takes(topic: pystream.Topic) -> None:
 
 
 def test_a_topic_is_a_stream(store: pystream.Store, codec: str) -> None:
-    topic = store.topic("t", create=True, partitions=3, compression=codec)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", partitions=3, compression=codec)
     for partition in range(3):
         for batch in range(4):
             topic.append([b"%d-%d" % (partition, batch)] * 5, partition=partition)
@@ -240,13 +240,13 @@ def test_a_topic_is_a_stream(store: pystream.Store, codec: str) -> None:
 
 
 def test_a_stream_of_nothing(store: pystream.Store) -> None:
-    topic = store.topic("t", create=True, partitions=2)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", partitions=2)
     assert pa.table(topic).num_rows == 0
 
 
 def test_a_stream_that_fails_says_why(tmp_path: Path) -> None:
     store = pystream.open(tmp_path / "store")
-    topic = store.topic("t", create=True)
+    topic = store.topic("t", create=True, segment_bytes="4MiB")
     topic.append([b"x" * 1000])
     (path,) = (tmp_path / "store").glob("topics/t/0/*.log")
     store.close()
@@ -276,7 +276,7 @@ def test_a_stream_is_exported_once(topic: pystream.Topic) -> None:
 
 def test_exports_outlive_everything(tmp_path: Path, codec: str) -> None:
     store = pystream.open(tmp_path / "store")
-    topic = store.topic("t", create=True, compression=codec)
+    topic = store.topic("t", create=True, segment_bytes="4MiB", compression=codec)
     topic.append([b"value-%d" % i for i in range(1000)])
     found = export(only_batch(topic)[10:])
     column = found["value"]

@@ -149,7 +149,7 @@ def frame_at(data: bytes, at: int) -> int:
 
 
 def test_last_frame(damaged: Damaged) -> None:
-    """The frame with nothing behind it: a store that was closed in order has no torn tail, so this is damage."""
+    """The frame with nothing behind it: a store closed in order has no torn tail, so this is damage."""
     snapshot = damaged.snapshot
     name = segment_name(-1, "log", snapshot)
     data = snapshot.files[name]
@@ -399,7 +399,12 @@ def test_torn_tail_after_death(tmp_path: Path, io: str) -> None:
     assert kept[0].startswith(b"PSFB")
     assert b"\2" * 50 in kept[0]
     with lives.open_store(str(tmp_path / "s"), io) as store:
-        assert [one.value[:1] for one in store.topic("t").records() if one.value] == [b"a", b"\0", b"\1", b"b"]
+        assert [one.value[:1] for one in store.topic("t").records() if one.value] == [
+            b"a",
+            b"\0",
+            b"\1",
+            b"b",
+        ]
 
 
 def test_errors_are_natural_builtins() -> None:

@@ -115,7 +115,7 @@ def test_seek(topic: pystream.Topic) -> None:
 
 def test_damage_is_reported_each_time(tmp_path: Path) -> None:
     with pystream.open(tmp_path / "store") as store:
-        topic = store.topic("t", create=True)
+        topic = store.topic("t", create=True, segment_bytes="4MiB")
         topic.append([b"first"])
         topic.append([b"x" * 1000])
         topic.append([b"last"])

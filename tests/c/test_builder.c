@@ -1,5 +1,6 @@
 /* The builder against a plain list of records: whatever is added, in whatever order nulls, keys, headers and
- * timestamps first appear, the columns say the same, and the frame they make stays within what was promised. */
+ * timestamps first appear, the columns say the same, and the frame they make stays within what was promised.
+ */
 #include "ps_builder.h"
 #include "ps_test.h"
 
@@ -157,7 +158,8 @@ static void test_model(void) {
              .headers = odds[random_below(4)],
              .value_width = widths[random_below(4)],
              .key_width = widths[random_below(4)]};
-    run_mix(&m, random_below(3) ? 1024u + random_below(8000) : 1u << 20, random_below(4) ? RECORDS_MAX : 1 + random_below(5));
+    run_mix(&m, random_below(3) ? 1024u + random_below(8000) : 1u << 20,
+            random_below(4) ? RECORDS_MAX : 1 + random_below(5));
   }
 }
 

@@ -1,5 +1,5 @@
-/* Producers and helper threads over a real log: order, linger, back-pressure, failures that pass and failures that
- * do not, the interval sync, fork. Values are 8 bytes: lane << 32 | number. */
+/* Producers and helper threads over a real log: order, linger, back-pressure, failures that pass and failures
+ * that do not, the interval sync, fork. Values are 8 bytes: lane << 32 | number. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -45,7 +45,8 @@ static ps_log *open_log(rig *r, uint32_t lane, ps_durability durability, uint32_
   return log;
 }
 
-static rig *setup(uint32_t lanes, ps_producer_options options, ps_durability durability, int64_t interval_ns) {
+static rig *setup(uint32_t lanes, ps_producer_options options, ps_durability durability,
+                  int64_t interval_ns) {
   rig *r = calloc(1, sizeof *r);
   ps_error err;
   char path[64];
@@ -152,7 +153,9 @@ static bool all_visible(const rig *r) {
     if (ps_log_high_watermark(r->logs[i]) != (int64_t)r->sent[i]) return false;
   return true;
 }
-static bool all_durable(const rig *r) { return !ps_log_is_dirty(r->logs[0]) && ps_log_durable_offset(r->logs[0]) > 0; }
+static bool all_durable(const rig *r) {
+  return !ps_log_is_dirty(r->logs[0]) && ps_log_durable_offset(r->logs[0]) > 0;
+}
 
 static const ps_producer_options small = {
     .batch_bytes = 2048, .batch_records = 1000, .buffer_bytes = 1 << 20, .linger_ns = 2000000};
@@ -259,7 +262,8 @@ static void test_failure_that_passes(void) {
   }
   CHECK_EQ(failures, 3);
   __atomic_store_n(&r->plan.nth, INT64_MAX, __ATOMIC_SEQ_CST); /* room again */
-  for (int i = 0; i < 500 && (status = ps_producer_drain(r->producer, 0, &scratch, 20000000)) != PS_OK; i++) continue;
+  for (int i = 0; i < 500 && (status = ps_producer_drain(r->producer, 0, &scratch, 20000000)) != PS_OK; i++)
+    continue;
   ps_scratch_free(&scratch);
   CHECK_EQ(status, PS_OK);
   CHECK(!ps_producer_take_error(r->producer, &err, &records, &lane));
