@@ -1,10 +1,13 @@
 # make demo     everything from a fresh machine to the demonstration on a real data set
 # make test     everything from a fresh machine to the tests
+# make bench-micro NAME=mine   figures beside their floors; bench/results/mine.md
 PYTHON ?= python3
 export PYTHON
 
+NAME ?= last
+
 BIN := .venv/bin
-C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch])
+C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/floors/*.[ch])
 STUBTEST = pystream._native --mypy-config-file pyproject.toml --ignore-disjoint-bases \
 	--allowlist tools/stubtest-allow.txt --ignore-unused-allowlist
 PY_FILES = pystream tests bench tools setup.py
@@ -23,7 +26,10 @@ test:
 
 bench-micro:
 	@tools/setup.sh test
-	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST)
+	@mkdir -p bench/results
+	$(BIN)/python -m pytest bench -q -W default --benchmark-only --benchmark-columns=median \
+		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
+	@$(BIN)/python bench/table.py bench/results/$(NAME).json
 
 lint:
 	@tools/setup.sh test
