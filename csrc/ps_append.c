@@ -10,6 +10,11 @@
 
 #include "ps_log_internal.h"
 
+/* From this size on a call is faster than stores through the map, where both are safe: the kernel takes fresh
+ * pages many at a time, in large folios, and the map one fault at a time (3.5 against 2.4 GB/s at 256 KiB, 1.2
+ * against 1.3 at 16 KiB). */
+#define STORE_BY_CALL_BYTES_MIN (64u << 10)
+
 static off_t lock_place(const ps_log *log, int which) {
   return (off_t)log->options.partition * PS_LOCK_STRIDE + which;
 }
@@ -97,14 +102,13 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
     if (log->options.io != PS_IO_MAP || ps_os_choose_io(segment->fd, name) == PS_IO_PWRITE)
       segment->pwrite_only = log->options.io != PS_IO_MAP || strcmp(name, "xfs") == 0;
     if (!segment->pwrite_only) {
-      rc = ps_os_allocate(log->env, segment->fd, segment->capacity);
-      if (rc == -EOPNOTSUPP) {
-        segment->pwrite_only = true;
-        rc = 0;
-      }
+      uint64_t bytes = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
+      rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
+      segment->pwrite_only = rc == -EOPNOTSUPP;
+      if (rc == 0) segment->reserved = bytes;
+      if (rc == 0) rc = ps_os_map(log->env, segment->fd, segment->capacity, true, &segment->write_map);
+      if (segment->pwrite_only) rc = 0;
     }
-    if (rc == 0 && !segment->pwrite_only)
-      rc = ps_os_map(log->env, segment->fd, segment->capacity, true, &segment->write_map);
     if (rc < 0) status = ps_fail_errno(err, -rc, segment->path, "reserving space for a segment");
   }
   if (status == PS_OK) {
@@ -120,12 +124,43 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
   return status;
 }
 
+static bool stores_by_call(const ps_segment *segment, uint64_t bytes) {
+  return !segment->write_map || bytes >= STORE_BY_CALL_BYTES_MIN;
+}
+
+/* Have blocks behind the first `end` bytes of the active segment before anything is stored there: a store to a
+ * map on a full disk would be a signal, not an error. */
+static ps_status reserve(ps_log *log, uint64_t end, ps_error *err) {
+  ps_segment *segment = log->active;
+  PS_ASSERT(end <= segment->capacity);
+  if (PS_LIKELY(end <= segment->reserved)) return PS_OK;
+  uint64_t needed = ps_align_up(end, 4096), bytes = 2 * segment->reserved;
+  if (bytes < PS_RESERVE_BYTES_MIN) bytes = PS_RESERVE_BYTES_MIN;
+  if (bytes < needed) bytes = needed;
+  if (bytes > segment->capacity) bytes = segment->capacity;
+  int rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
+  if (rc == -ENOSPC && bytes > needed) { /* the disk is nearly full: only what is needed */
+    bytes = needed;
+    rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
+  }
+  if (rc == -EOPNOTSUPP && !segment->write_map) { /* the file grows as it is written */
+    segment->reserved = segment->capacity;
+    return PS_OK;
+  }
+  if (rc < 0) return ps_fail_errno(err, -rc, segment->path, "reserving space for a segment");
+  segment->reserved = bytes;
+  if (bytes > __atomic_load_n(&segment->readable, __ATOMIC_RELAXED))
+    __atomic_store_n(&segment->readable, bytes, __ATOMIC_RELAXED);
+  return PS_OK;
+}
+
 ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, size_t count, ps_error *err) {
   ps_segment *segment = log->active;
   uint64_t bytes = 0;
   for (size_t i = 0; i < count; i++) bytes += pieces[i].bytes;
-  PS_ASSERT(position + bytes <= segment->capacity);
-  if (segment->write_map) {
+  ps_status status = reserve(log, position + bytes, err);
+  if (status != PS_OK) return status;
+  if (!stores_by_call(segment, bytes)) {
     ps_pieces_copy(pieces, count, segment->write_map + position);
     return PS_OK;
   }
@@ -134,10 +169,10 @@ ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, s
   return rc < 0 ? ps_fail_errno(err, -rc, segment->path, "writing to a segment") : PS_OK;
 }
 
-ps_status ps_log_create_file(ps_log *log, const char *path, uint32_t capacity, int *out, ps_error *err) {
+ps_status ps_log_create_file(ps_log *log, const char *path, uint64_t bytes, int *out, ps_error *err) {
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0666);
   if (fd < 0) return ps_fail_errno(err, -fd, path, "creating a segment");
-  int rc = ps_os_allocate(log->env, fd, capacity);
+  int rc = ps_os_allocate(log->env, fd, (int64_t)bytes);
   if (rc == -EOPNOTSUPP && log->options.io == PS_IO_PWRITE) rc = 0; /* the file grows as it is written */
   if (rc < 0) {
     ps_os_close(fd);
@@ -148,13 +183,13 @@ ps_status ps_log_create_file(ps_log *log, const char *path, uint32_t capacity, i
   return PS_OK;
 }
 
-/* Use the file the helper thread made ready, if there is one of the right size; else make one. */
+/* Use the file the helper thread made ready, if there is one that is not too large; else make one. */
 static ps_status take_file(ps_log *log, char path[512], int *out, ps_error *err) {
   struct stat st;
   ps_log_path(log, PS_NEXT_NAME, path);
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR, 0);
   if (fd >= 0) {
-    if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size == log->options.segment_bytes) {
+    if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size <= log->options.segment_bytes) {
       *out = fd;
       return PS_OK;
     }
@@ -163,7 +198,8 @@ static ps_status take_file(ps_log *log, char path[512], int *out, ps_error *err)
   char name[64];
   snprintf(name, sizeof name, "new.%d.tmp", (int)getpid());
   ps_log_path(log, name, path);
-  return ps_log_create_file(log, path, log->options.segment_bytes, out, err);
+  uint32_t bytes = log->options.segment_bytes;
+  return ps_log_create_file(log, path, bytes < PS_RESERVE_BYTES_MIN ? bytes : PS_RESERVE_BYTES_MIN, out, err);
 }
 
 /* A file of that name is there already: an interrupted roll left it. Keep it aside if it is not just empty. */
@@ -312,9 +348,12 @@ ps_status ps_log_mend(ps_log *log, ps_slot *slot, ps_error *err) {
 static bool must_roll(const ps_log *log, const ps_slot *slot, uint32_t frame_bytes) {
   const ps_segment *segment = log->active;
   if (slot->position + frame_bytes + PS_SEAL_BYTES > segment->capacity) return true;
-  /* A seal where the next frame would go: a roll or a cut was interrupted after it. */
-  return slot->position + PS_SEAL_BYTES <= __atomic_load_n(&segment->readable, __ATOMIC_RELAXED) &&
-         ps_load_u32(segment->map + slot->position + PS_SEAL_MAGIC_OFF) == PS_SEAL_MAGIC32;
+  if (slot->sequence == log->clear_sequence) return false;
+  /* A seal where the next frame would go: a roll or a cut was interrupted after it. Looking through the map would
+   * have the kernel read ahead what was never written, which costs as much as writing it. */
+  uint32_t magic = 0;
+  int rc = ps_os_pread_all(log->env, segment->fd, &magic, sizeof magic, (int64_t)slot->position + PS_SEAL_MAGIC_OFF);
+  return rc == 0 && magic == PS_SEAL_MAGIC32;
 }
 
 static ps_status write_frame(ps_log *log, const ps_slot *slot, ps_prepared *batch, ps_error *err) {
@@ -330,19 +369,22 @@ static ps_status write_frame(ps_log *log, const ps_slot *slot, ps_prepared *batc
     meta->attributes |= PS_ATTR_LOG_APPEND_TIME;
   }
   uint64_t end = slot->position + meta->frame_bytes;
+  ps_status status = reserve(log, end + PS_ALIGN, err);
+  if (status != PS_OK) return status;
   ps_frame_encode_header(meta, segment->salt, slot->position, header);
   __atomic_store_n(&segment->dirty_end, slot->log_end + 1, __ATOMIC_RELEASE);
-  if (!segment->write_map) {
+  bool by_call = stores_by_call(segment, meta->frame_bytes);
+  __atomic_store_n(&log->stores_by_call, by_call, __ATOMIC_RELAXED);
+  if (by_call) {
     ps_piece pieces[PS_PIECES_MAX + 2];
     pieces[0] = (ps_piece){header, sizeof header};
     memcpy(pieces + 1, batch->pieces, batch->piece_count * sizeof *pieces);
     pieces[batch->piece_count + 1] = (ps_piece){zero, PS_ALIGN};
-    ps_status status = ps_log_store(log, slot->position, pieces, batch->piece_count + 2, err);
+    status = ps_log_store(log, slot->position, pieces, batch->piece_count + 2, err);
     if (status == PS_OK && end + PS_ALIGN > segment->readable)
       __atomic_store_n(&segment->readable, end + PS_ALIGN, __ATOMIC_RELAXED);
     return status;
   }
-  PS_ASSERT(end + PS_ALIGN <= segment->capacity);
   uint8_t *p = segment->write_map + slot->position;
   ps_pieces_copy(batch->pieces, batch->piece_count, p + PS_FRAME_HEADER_BYTES);
   PS_POINT(log->env, "append.body");
@@ -382,8 +424,18 @@ static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_of
   ps_status status = begin(log, &slot, err);
   if (status != PS_OK) return status; /* state odd or even as found: nothing was stored, or mending goes on */
   uint64_t state = ps_acquire_u64(log->head + PS_HEAD_STATE_OFF);
-  if (must_roll(log, &slot, batch->meta.frame_bytes)) status = ps_log_roll(log, &slot, err);
-  if (status == PS_OK) status = write_frame(log, &slot, batch, err);
+  uint64_t storing = PS_SEAL_BYTES;
+  if (must_roll(log, &slot, batch->meta.frame_bytes)) {
+    status = ps_log_roll(log, &slot, err);
+    if (status != PS_OK) { /* it may have sealed: whoever knew the place to be clear looks again */
+      slot.sequence++;
+      ps_head_write_slot(log->head, &slot);
+    }
+  }
+  if (status == PS_OK) {
+    storing = batch->meta.frame_bytes;
+    status = write_frame(log, &slot, batch, err);
+  }
   if (status == PS_OK) {
     *base_offset = slot.log_end;
     uint64_t position = slot.position;
@@ -391,10 +443,11 @@ static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_of
     advance(&slot, &batch->meta);
     __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE);
     ps_log_publish(log, &slot);
+    log->clear_sequence = slot.sequence;
     __atomic_store_n(&log->active->dirty_end, slot.log_end, __ATOMIC_RELEASE);
     ps_index_add(log->env, log->active, *base_offset, position, max_before);
     PS_POINT(log->env, "append.indexed");
-  } else if (log->active && !log->active->write_map) {
+  } else if (log->active && stores_by_call(log->active, storing)) {
     return status; /* a failed pwrite may have left part of a frame: leave the state odd, so that it is mended */
   }
   ps_release_u64(log->head + PS_HEAD_STATE_OFF, state + 1);

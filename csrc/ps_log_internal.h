@@ -25,6 +25,8 @@ struct ps_log {
   size_t table_count, table_room;
   /* append lock */
   ps_segment *active; /* borrowed from the table */
+  uint64_t clear_sequence; /* of the slot this process wrote last: no seal stands at the place it names */
+  bool stores_by_call;     /* the last batch was not stored through the map; atomic */
   bool active_unprepared; /* the active segment's next one has not been made ready; atomic */
   /* counters, atomic */
   uint64_t appends, appended_records, appended_bytes, syncs, rolls, mends, cuts;
@@ -32,6 +34,9 @@ struct ps_log {
 };
 
 #define PS_NEXT_NAME "next.tmp"
+/* A segment's file begins with this much space and doubles it as it fills, up to its capacity: a partition that
+ * holds little takes little. */
+#define PS_RESERVE_BYTES_MIN (256u << 10)
 
 static inline bool ps_log_flag(const bool *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 static inline void ps_log_count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
@@ -59,8 +64,8 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err);
 ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, size_t count, ps_error *err);
 /* Make DIR/BASE20.log, empty, with this epoch; replaces nothing that holds records. */
 ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, ps_error *err);
-/* Preallocate `capacity` bytes in a new file at path and leave it open. */
-ps_status ps_log_create_file(ps_log *log, const char *path, uint32_t capacity, int *fd, ps_error *err);
+/* Make a new file of `bytes` bytes with their blocks at path and leave it open. */
+ps_status ps_log_create_file(ps_log *log, const char *path, uint64_t bytes, int *fd, ps_error *err);
 ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err);
 ps_status ps_log_mend(ps_log *log, ps_slot *slot, ps_error *err);
 /* Move the log end (slot already advanced) and, outside sync topics, the watermark; wake waiters. */

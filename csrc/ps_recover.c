@@ -204,10 +204,9 @@ static ps_status rewrite(ps_log *log, const walk *w, ps_error *err) {
     if (status != PS_OK) return status;
     uint64_t bytes = i == w->at ? w->position + (w->sealed ? PS_SEAL_BYTES : 0) : s->readable;
     ps_log_path(log, "rewrite.tmp", temporary);
-    status = ps_log_create_file(log, temporary, s->capacity, &fd, err);
+    status = ps_log_create_file(log, temporary, bytes, &fd, err);
     if (status == PS_OK) {
       int rc = ps_os_pwrite_all(log->env, fd, s->map, bytes, 0);
-      if (rc == 0 && i < w->at) rc = ps_os_truncate(log->env, fd, (int64_t)bytes);
       if (rc == 0) rc = ps_os_sync_data(log->env, fd);
       ps_os_close(fd);
       PS_POINT(log->env, "recover.rewrite");

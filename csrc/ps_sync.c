@@ -150,6 +150,7 @@ void ps_log_prepare_next(ps_log *log) {
 
 void ps_log_populate(ps_log *log, uint64_t bytes) {
   if (log->options.durability == PS_DURABILITY_SYNC || ps_log_check(log, NULL) != PS_OK) return;
+  if (__atomic_load_n(&log->stores_by_call, __ATOMIC_RELAXED)) return; /* calls bring their own pages */
   ps_slot slot;
   if (!ps_head_read_slot(log->head, &slot)) return;
   if (pthread_mutex_trylock(&log->table_mutex) != 0) return;
@@ -162,7 +163,8 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
   /* A map of its own, so that a roll in between cannot unmap it under us; a segment cut meanwhile answers
    * with an error, never a signal. */
   uint64_t from = ps_align_up(slot.position, 4096), to = from + ps_align_up(bytes, 4096);
-  if (to > segment->capacity) to = segment->capacity;
+  uint64_t backed = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
+  if (to > backed) to = backed;
   int fd = from < to && !segment->pwrite_only ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0) : -1;
   if (fd >= 0) {
     uint8_t *map;
