@@ -1,4 +1,8 @@
 /* Reading: one acquire load of the watermark, then plain loads below it (I3). */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <fcntl.h>
 #include <string.h>
 
 #include "ps_log_internal.h"
@@ -20,8 +24,8 @@ static ps_status frame_here(ps_log *log, const ps_cursor *cursor, ps_frame_meta 
   ps_segment *segment = cursor->segment;
   uint64_t position = cursor->position;
   if (!ps_segment_backed(log->env, segment, position + PS_FRAME_HEADER_BYTES)) return PS_END;
-  ps_status status = ps_frame_decode_header(segment->map + position, segment->capacity - position, segment->salt,
-                                            position, meta);
+  ps_status status = ps_frame_decode_header(segment->map + position, segment->capacity - position,
+                                            segment->salt, position, meta);
   if (status == PS_VERSION) return status;
   if (status != PS_OK || meta->base_offset != cursor->next_offset) return PS_END;
   return ps_segment_backed(log->env, segment, position + meta->frame_bytes) ? PS_OK : PS_END;
@@ -37,22 +41,28 @@ static ps_status next_segment(ps_log *log, ps_cursor *cursor, ps_error *err) {
     return PS_OK;
   }
   if (status != PS_NOT_FOUND) return status;
-  return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position, cursor->next_offset,
-                         "no sound frame where one must be");
+  return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position,
+                         cursor->next_offset, "no sound frame where one must be");
 }
 
-static ps_status newer_frame(const ps_cursor *cursor, ps_error *err) {
-  ps_fail(err, PS_VERSION, cursor->segment->path, "a batch has a codec, layout or attribute this version does not know");
+ps_status ps_log_fail_newer(const ps_segment *segment, uint64_t position, int64_t offset, ps_error *err) {
+  ps_fail(err, PS_VERSION, segment->path,
+          "a batch has a codec, layout or attribute this version does not know");
   if (err) {
-    err->segment = cursor->segment->base_offset;
-    err->position = (int64_t)cursor->position;
-    err->offset = cursor->next_offset;
+    err->segment = segment->base_offset;
+    err->position = (int64_t)position;
+    err->offset = offset;
   }
   return PS_VERSION;
 }
 
+static ps_status newer_frame(const ps_cursor *cursor, ps_error *err) {
+  return ps_log_fail_newer(cursor->segment, cursor->position, cursor->next_offset, err);
+}
+
 /* A position that the index offers, if a frame of the right offset does stand there; else the first frame. */
-static void start_in_segment(ps_log *log, ps_segment *segment, const ps_index_entry *entry, ps_cursor *cursor) {
+static void start_in_segment(ps_log *log, ps_segment *segment, const ps_index_entry *entry,
+                             ps_cursor *cursor) {
   ps_frame_meta meta;
   if (entry) {
     place(cursor, segment, entry->position, entry->offset);
@@ -118,8 +128,8 @@ static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_e
     sound = ps_frame_columns(meta, p + PS_FRAME_HEADER_BYTES, meta->raw_bytes, &columns) == PS_OK &&
             ps_columns_check(meta, &columns) == PS_OK;
   if (!sound)
-    return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position, meta->base_offset,
-                           "a batch does not match its checksum");
+    return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position,
+                           meta->base_offset, "a batch does not match its checksum");
   ps_segment_set_verified(segment, cursor->position);
   return PS_OK;
 }
@@ -185,18 +195,21 @@ static bool all_older(ps_log *log, ps_segment *segment, int64_t timestamp) {
   if (!__atomic_load_n(&segment->max_timestamp_known, __ATOMIC_ACQUIRE)) {
     struct stat st;
     ps_seal seal;
-    if (ps_os_stat_at(log->env, -1, segment->path, &st) < 0 || st.st_size < (int64_t)PS_SEAL_BYTES) return false;
+    if (ps_os_stat_at(log->env, AT_FDCWD, segment->path, &st) < 0 || st.st_size < (int64_t)PS_SEAL_BYTES)
+      return false;
     uint64_t position = (uint64_t)st.st_size - PS_SEAL_BYTES;
-    if (position >= segment->capacity || !ps_segment_backed(log->env, segment, position + PS_SEAL_BYTES)) return false;
-    if (ps_seal_decode(segment->map + position, PS_SEAL_BYTES, segment->salt, position, &seal) != PS_OK) return false;
+    if (position >= segment->capacity || !ps_segment_backed(log->env, segment, position + PS_SEAL_BYTES))
+      return false;
+    if (ps_seal_decode(segment->map + position, PS_SEAL_BYTES, segment->salt, position, &seal) != PS_OK)
+      return false;
     segment->max_timestamp = seal.max_timestamp;
     __atomic_store_n(&segment->max_timestamp_known, true, __ATOMIC_RELEASE);
   }
   return segment->max_timestamp < timestamp;
 }
 
-static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t timestamp, int64_t end, int64_t *offset,
-                                 int64_t *found, ps_error *err) {
+static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t timestamp, int64_t end,
+                                 int64_t *offset, int64_t *found, ps_error *err) {
   ps_cursor at;
   ps_index_entry entry;
   ps_cursor_init(&at);

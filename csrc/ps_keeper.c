@@ -190,10 +190,10 @@ static void sync_now(ps_kept *e) {
   if (status == PS_OK) {
     if (ended - e->covered_ns > e->lag_ns_max) e->lag_ns_max = ended - e->covered_ns;
     e->covered_ns = started;
-  } else if (status != PS_TIMEOUT && status != PS_INTERRUPTED) {
-    set_due(e, PS_NEVER); /* poisoned: every append and acknowledgement hears of it there */
+  } else if (ps_log_check(e->log, NULL) != PS_OK) {
+    set_due(e, PS_NEVER); /* poisoned or gone: every append and acknowledgement hears of it there */
     return;
-  }
+  } /* else it did not come to a sync, for want of descriptors or memory: the next one covers it */
   int64_t next = ps_deadline(started, e->interval_ns);
   set_due(e, next > ended ? next : ended);
   ps_log_prepare_next(e->log);

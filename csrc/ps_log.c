@@ -34,8 +34,8 @@ static ps_status map_head(ps_log *log, bool create, ps_head_identity *identity, 
   return PS_OK;
 }
 
-/* Has somebody attached to the partition in this incarnation? Recovery sets the incarnation last, so the answer
- * needs no lock: opening never waits for a writer that holds it. */
+/* Has somebody attached to the partition in this incarnation? Recovery sets the incarnation last, so the
+ * answer needs no lock: opening never waits for a writer that holds it. */
 static bool is_attached(const ps_log *log, const ps_head_identity *identity) {
   return ps_acquire_u64(log->head + PS_HEAD_INCARNATION_OFF) == log->options.incarnation &&
          ps_head_check_identity(log->head, identity) == PS_HEAD_SOUND;
@@ -52,8 +52,8 @@ static ps_status attach(ps_log *log, const ps_head_identity *identity, ps_error 
   return status;
 }
 
-ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options, bool create,
-                      ps_log **out, ps_error *err) {
+ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
+                      bool create, ps_log **out, ps_error *err) {
   PS_ASSERT(options->segment_bytes % 4096 == 0 && options->segment_bytes >= PS_SEGMENT_BYTES_MIN &&
             options->segment_bytes <= PS_SEGMENT_BYTES_MAX);
   PS_ASSERT(options->io == PS_IO_MAP || options->io == PS_IO_PWRITE);
@@ -68,6 +68,7 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   log->locks_fd = locks_fd;
   log->pid = (uint64_t)getpid();
   log->options = *options;
+  log->table_complete = -1;
   strcpy(log->dir, dir);
   pthread_mutex_init(&log->append_mutex, NULL);
   pthread_mutex_init(&log->sync_mutex, NULL);
@@ -109,7 +110,8 @@ static void close_writing(ps_log *log) {
 ps_status ps_log_close(ps_log *log, ps_error *err) {
   if (ps_log_flag(&log->closed) || ps_log_flag(&log->forked)) return PS_OK;
   ps_status status = PS_OK;
-  if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) && ps_log_check(log, NULL) == PS_OK)
+  if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) &&
+      ps_log_check(log, NULL) == PS_OK)
     status = ps_log_sync(log, err);
   pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
   pthread_mutex_lock(&log->sync_mutex);
@@ -137,15 +139,18 @@ void ps_log_after_fork(ps_log *log) { __atomic_store_n(&log->forked, true, __ATO
 
 ps_status ps_log_check(const ps_log *log, ps_error *err) {
   if (PS_UNLIKELY(ps_log_flag(&log->forked)))
-    return ps_fail(err, PS_FORKED, log->dir, "the store was opened before a fork; open it again in the child");
+    return ps_fail(err, PS_FORKED, log->dir,
+                   "the store was opened before a fork; open it again in the child");
   if (PS_UNLIKELY(ps_log_flag(&log->closed))) return ps_fail(err, PS_CLOSED, log->dir, "the store is closed");
   int poison = ps_head_poison(log->head);
   if (PS_UNLIKELY(poison != 0)) {
-    ps_fail(err, PS_POISONED, log->dir, "an earlier write or sync failed; close the store in every process and reopen it");
+    ps_fail(err, PS_POISONED, log->dir,
+            "an earlier write or sync failed; close the store in every process and reopen it");
     if (err) err->os_errno = poison;
     return PS_POISONED;
   }
-  if (PS_UNLIKELY(ps_head_deleted(log->head))) return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
+  if (PS_UNLIKELY(ps_head_deleted(log->head)))
+    return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
   return PS_OK;
 }
 
@@ -176,8 +181,8 @@ void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
   out->rolls = __atomic_load_n(&log->rolls, __ATOMIC_RELAXED);
   out->mends = __atomic_load_n(&log->mends, __ATOMIC_RELAXED);
   out->cuts = __atomic_load_n(&log->cuts, __ATOMIC_RELAXED);
-  ps_error ignored;
-  (void)ps_table_scan(log, &ignored);
+  if (ps_log_flag(&log->forked)) return; /* the table's mutex may be held by a thread that is not here */
+  (void)ps_table_scan(log, NULL);
   ps_slot slot;
   bool known = ps_head_read_slot(log->head, &slot);
   pthread_mutex_lock(&log->table_mutex);
@@ -186,7 +191,10 @@ void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
     char name[PS_SEGMENT_NAME_BYTES], path[512];
     struct stat st;
     ps_segment *segment = log->table[i].segment;
-    if (segment && __atomic_load_n(&segment->refs, __ATOMIC_RELAXED) > 1) out->lent_segments++;
+    if (segment && __atomic_load_n(&segment->refs, __ATOMIC_RELAXED) > 1) {
+      out->lent_segments++;
+      out->lent_bytes += __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
+    }
     ps_segment_name(log->table[i].base_offset, name);
     ps_log_path(log, name, path);
     if (known && log->table[i].base_offset == slot.segment)

@@ -36,11 +36,11 @@ typedef enum ps_durability {
 typedef struct ps_log_options {
   uint8_t topic_uuid[16];
   uint32_t partition;
-  uint32_t segment_bytes;        /* capacity of new segments, multiple of 4096 */
+  uint32_t segment_bytes; /* capacity of new segments, multiple of 4096 */
   uint32_t index_interval_bytes;
   ps_durability durability;
-  ps_io io;                      /* MAP or PWRITE, already chosen */
-  uint64_t incarnation;          /* of the open store */
+  ps_io io;             /* MAP or PWRITE, already chosen */
+  uint64_t incarnation; /* of the open store */
   bool log_append_time;
 } ps_log_options;
 
@@ -48,8 +48,8 @@ typedef struct ps_log ps_log;
 
 /* Open (creating it when `create` and missing) the partition in directory `dir`. locks_fd is the
  * topic's `locks` file; it stays the caller's and must outlive the log, as must env. Checks the
- * head against the incarnation and, when they differ, recovers under the append lock. PS_INTERRUPTED: a signal
- * came while waiting for that. */
+ * head against the incarnation and, when they differ, recovers under the append lock. PS_INTERRUPTED: a
+ * signal came while waiting for that. */
 ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
                       bool create, ps_log **out, ps_error *err);
 /* Sync what this process wrote (unless durability is none), then drop descriptors. Lent segments live
@@ -88,8 +88,9 @@ typedef struct ps_log_stats {
   int64_t log_start, high_watermark, log_end, durable;
   uint64_t appends, appended_records, appended_bytes; /* by this process */
   uint64_t syncs, rolls, mends, cuts;
-  uint64_t segments, stored_bytes;  /* on disk */
-  uint64_t lent_segments;           /* segments of this log kept mapped by anyone */
+  uint64_t segments, stored_bytes; /* on disk */
+  uint64_t lent_segments;          /* segments that a cursor or something lent holds in this process */
+  uint64_t lent_bytes;             /* of their files: deleting them frees nothing until they are let go */
 } ps_log_stats;
 void ps_log_get_stats(ps_log *log, ps_log_stats *out);
 

@@ -15,7 +15,7 @@ struct ps_log {
   const ps_env *env;
   int locks_fd;
   ps_log_options options;
-  uint8_t *head; /* mapped for the life of the handle */
+  uint8_t *head;       /* mapped for the life of the handle */
   uint64_t pid;        /* of the process that may append: no forked child may */
   bool closed, forked; /* atomic */
   bool wrote;          /* this process has appended; atomic */
@@ -23,35 +23,38 @@ struct ps_log {
   /* table_mutex */
   ps_table_entry *table;
   size_t table_count, table_room;
+  int64_t table_complete; /* no segment up to this base is missing from the table; -1: never read */
   /* append lock */
-  ps_segment *active; /* borrowed from the table */
+  ps_segment *active;      /* borrowed from the table */
   uint64_t clear_sequence; /* of the slot this process wrote last: no seal stands at the place it names */
   bool stores_by_call;     /* the last batch was not stored through the map; atomic */
-  bool active_unprepared; /* the active segment's next one has not been made ready; atomic */
+  bool active_unprepared;  /* the active segment's next one has not been made ready; atomic */
   /* counters, atomic */
   uint64_t appends, appended_records, appended_bytes, syncs, rolls, mends, cuts;
   char dir[448];
 };
 
 #define PS_NEXT_NAME "next.tmp"
-/* A segment's file begins with this much space and doubles it as it fills, up to its capacity: a partition that
- * holds little takes little. */
+/* A segment's file begins with this much space and doubles it as it fills, up to its capacity: a partition
+ * that holds little takes little. */
 #define PS_RESERVE_BYTES_MIN (256u << 10)
 
 static inline bool ps_log_flag(const bool *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
-static inline void ps_log_count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+static inline void ps_log_count(uint64_t *counter, uint64_t n) {
+  __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
 
 /* DIR/name */
 void ps_log_path(const ps_log *log, const char *name, char out[512]);
 
-/* Table: find (opening if need be) a segment; the answer carries a reference of its own. `at`: the segment with
- * exactly this base; PS_NOT_FOUND when there is none. `holding`: the last one whose base is <= offset, which the
- * log has; PS_CORRUPT when there is none. */
+/* Table: find (opening if need be) a segment; the answer carries a reference of its own. `at`: the segment
+ * with exactly this base; PS_NOT_FOUND when there is none. `holding`: the last one whose base is <= offset,
+ * which the log has; PS_CORRUPT when there is none. */
 ps_status ps_table_at(ps_log *log, int64_t base_offset, ps_segment **out, ps_error *err);
 ps_status ps_table_holding(ps_log *log, int64_t offset, ps_segment **out, ps_error *err);
 /* Read the directory again. Caller does not hold table_mutex. */
 ps_status ps_table_scan(ps_log *log, ps_error *err);
-/* The same, unless the table already ends with the active segment. */
+/* The same, unless the table is known to hold every segment up to the active one. */
 ps_status ps_table_refresh(ps_log *log, ps_error *err);
 /* Forget all segments (lent ones live on): recovery has changed the files. */
 void ps_table_forget(ps_log *log);
@@ -62,8 +65,10 @@ ps_status ps_table_bases(ps_log *log, int64_t **bases, size_t *count, ps_error *
 ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err);
 /* Store pieces at a position of the active segment, through its map or by pwrite. */
 ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, size_t count, ps_error *err);
-/* Make DIR/BASE20.log, empty, with this epoch; replaces nothing that holds records. */
-ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, ps_error *err);
+/* Make DIR/BASE20.log, empty, with this epoch; replaces nothing that holds records. `durable`: its header is
+ * synced before it gets its name, as it must be where no segment before it could take its place. */
+ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, bool durable,
+                                ps_error *err);
 /* Make a new file of `bytes` bytes with their blocks at path and leave it open. */
 ps_status ps_log_create_file(ps_log *log, const char *path, uint64_t bytes, int *fd, ps_error *err);
 ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err);
@@ -79,9 +84,15 @@ ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err);
 /* fdatasync the files of segments that hold offsets in [from, to), and the directory if one is new. */
 ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *err);
 ps_status ps_log_sync_directory(ps_log *log, ps_error *err);
+/* Close descriptors of segments that a sync has covered and nobody is storing to; not of `busy` (may be
+ * NULL), which is about to be stored to. Append and sync mutex held. */
+void ps_log_close_clean(ps_log *log, const ps_segment *busy);
 
+/* PS_VERSION: at this place stands a batch that only a later version understands. */
+ps_status ps_log_fail_newer(const ps_segment *segment, uint64_t position, int64_t offset, ps_error *err);
 /* Recovery: append lock held, head not believed. */
-ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity, ps_error *err);
+ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity,
+                         ps_error *err);
 /* The epochs file: the highest epoch in it (-1 when empty); append one entry and sync it. */
 ps_status ps_epochs_last(ps_log *log, int32_t *epoch, ps_error *err);
 ps_status ps_epochs_append(ps_log *log, int32_t epoch, int64_t first_offset, ps_error *err);

@@ -18,10 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ASK(env, name)                                                                         \
-  do {                                                                                         \
-    int asked_ = ps_env_ask((env), (name));                                                    \
-    if (PS_UNLIKELY(asked_ != 0)) return -asked_;                                              \
+#define ASK(env, name)                            \
+  do {                                            \
+    int asked_ = ps_env_ask((env), (name));       \
+    if (PS_UNLIKELY(asked_ != 0)) return -asked_; \
   } while (0)
 
 int ps_os_openat(const ps_env *env, int dirfd, const char *path, int flags, mode_t mode) {
@@ -58,6 +58,12 @@ int ps_os_allocate(const ps_env *env, int fd, int64_t bytes) {
   do rc = fallocate(fd, 0, 0, bytes);
   while (rc < 0 && errno == EINTR);
   return rc < 0 ? -errno : 0;
+}
+
+int64_t ps_os_seek_data(const ps_env *env, int fd, int64_t at) {
+  ASK(env, "seek_data");
+  off_t found = lseek(fd, at, SEEK_DATA);
+  return found < 0 ? -errno : found;
 }
 
 int ps_os_pread_all(const ps_env *env, int fd, void *buffer, size_t bytes, int64_t at) {
@@ -193,9 +199,7 @@ int ps_os_futex_wait(const void *word, uint32_t seen, int64_t timeout_ns) {
   return -errno;
 }
 
-void ps_os_futex_wake_all(const void *word) {
-  syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-}
+void ps_os_futex_wake_all(const void *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
 
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449 /* the same number on every architecture */
@@ -276,11 +280,21 @@ ps_io ps_os_choose_io(int fd, char *name) {
     ps_io io;
     const char *name;
   } known[] = {
-      {FS_EXT, PS_IO_MAP, "ext4"},       {FS_TMPFS, PS_IO_MAP, "tmpfs"},    {FS_XFS, PS_IO_MAP, "xfs"},
-      {FS_BTRFS, PS_IO_PWRITE, "btrfs"}, {FS_OVERLAY, PS_IO_PWRITE, "overlay"}, {FS_NFS, PS_IO_REFUSED, "nfs"},
-      {FS_SMB, PS_IO_REFUSED, "smb"},    {FS_SMB2, PS_IO_REFUSED, "smb2"},  {FS_CIFS, PS_IO_REFUSED, "cifs"},
-      {FS_FUSE, PS_IO_REFUSED, "fuse"},  {FS_9P, PS_IO_REFUSED, "9p"},      {FS_CEPH, PS_IO_REFUSED, "ceph"},
-      {FS_AFS, PS_IO_REFUSED, "afs"},    {FS_GFS2, PS_IO_REFUSED, "gfs2"},  {FS_OCFS2, PS_IO_REFUSED, "ocfs2"},
+      {FS_EXT, PS_IO_MAP, "ext4"},
+      {FS_TMPFS, PS_IO_MAP, "tmpfs"},
+      {FS_XFS, PS_IO_MAP, "xfs"},
+      {FS_BTRFS, PS_IO_PWRITE, "btrfs"},
+      {FS_OVERLAY, PS_IO_PWRITE, "overlay"},
+      {FS_NFS, PS_IO_REFUSED, "nfs"},
+      {FS_SMB, PS_IO_REFUSED, "smb"},
+      {FS_SMB2, PS_IO_REFUSED, "smb2"},
+      {FS_CIFS, PS_IO_REFUSED, "cifs"},
+      {FS_FUSE, PS_IO_REFUSED, "fuse"},
+      {FS_9P, PS_IO_REFUSED, "9p"},
+      {FS_CEPH, PS_IO_REFUSED, "ceph"},
+      {FS_AFS, PS_IO_REFUSED, "afs"},
+      {FS_GFS2, PS_IO_REFUSED, "gfs2"},
+      {FS_OCFS2, PS_IO_REFUSED, "ocfs2"},
       {FS_LUSTRE, PS_IO_REFUSED, "lustre"},
   };
   for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {

@@ -7,8 +7,8 @@
 #ifndef PS_OS_H
 #define PS_OS_H
 
-#include <sys/types.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 
 #include "ps_base.h"
 #include "ps_hash.h"
@@ -32,9 +32,9 @@ static inline int ps_env_ask(const ps_env *env, const char *name) {
 typedef enum ps_fault_action { PS_FAULT_NONE = 0, PS_FAULT_KILL, PS_FAULT_ERRNO } ps_fault_action;
 typedef struct ps_fault_plan {
   char name[64];
-  int64_t nth;      /* 1-based */
-  int64_t times;    /* how many calls fail from then on; kill ignores it */
-  int64_t seen;     /* calls counted, atomically */
+  int64_t nth;   /* 1-based */
+  int64_t times; /* how many calls fail from then on; kill ignores it */
+  int64_t seen;  /* calls counted, atomically */
   ps_fault_action action;
   int os_errno;
 } ps_fault_plan;
@@ -49,6 +49,8 @@ int ps_os_stat_fd(const ps_env *env, int fd, struct stat *st);
 int ps_os_stat_at(const ps_env *env, int dirfd, const char *path, struct stat *st);
 int ps_os_truncate(const ps_env *env, int fd, int64_t bytes);
 int ps_os_allocate(const ps_env *env, int fd, int64_t bytes); /* raw fallocate, never emulated */
+/* Where, from `at` on, the file has data rather than holes; -ENXIO: nowhere. */
+int64_t ps_os_seek_data(const ps_env *env, int fd, int64_t at);
 int ps_os_pread_all(const ps_env *env, int fd, void *buffer, size_t bytes, int64_t at);
 int ps_os_pwrite_all(const ps_env *env, int fd, const void *buffer, size_t bytes, int64_t at);
 int ps_os_pwritev_all(const ps_env *env, int fd, const ps_piece *pieces, size_t count, int64_t at);

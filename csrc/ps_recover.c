@@ -1,9 +1,10 @@
 /* Recovery of one partition: the first use in an incarnation, append lock held, nobody else inside.
  *
  * The log is walked from the durable offset; every frame is checked whole. The walk ends at the first place
- * where no sound frame follows. If a sound frame further on says that this place was durable, it is damage: it
- * stays, and the walk goes on beyond it. Otherwise what stands there is a torn tail: it is kept in a .cut file
- * and the log goes on in a new segment with a higher epoch. Every step may be interrupted and begun again. */
+ * where no sound frame follows. If a sound frame further on says that this place was durable, it is damage:
+ * it stays, and the walk goes on beyond it. Otherwise what stands there is a torn tail: it is kept in a .cut
+ * file and the log goes on in a new segment with a higher epoch. Every step may be interrupted and begun
+ * again. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -18,12 +19,12 @@ typedef struct walk {
   size_t count, at; /* segments of the directory, and the one the walk is in */
   ps_segment *segment;
   uint64_t position;
-  int64_t next;       /* offset expected at position */
-  int64_t durable;    /* frames that end at or below it were checked in an earlier life */
-  uint64_t frames;    /* in this segment */
+  int64_t next;    /* offset expected at position */
+  int64_t durable; /* frames that end at or below it were checked in an earlier life */
+  uint64_t frames; /* in this segment */
   int64_t max_timestamp;
-  bool sealed;        /* a sound seal stands at position */
-  bool torn;          /* at its end: something stands beyond */
+  bool sealed; /* a sound seal stands at position */
+  bool torn;   /* at its end: something stands beyond */
   bool reindex;
 } walk;
 
@@ -44,7 +45,8 @@ static ps_status enter(ps_log *log, walk *w, size_t at, ps_error *err) {
     ps_error ignored;
     pthread_mutex_lock(&log->table_mutex);
     /* By pwrite: the file may be on a disk that is full, and a failed write costs speed only. */
-    (void)ps_index_open(log->env, log->dir, w->segment, true, true, log->options.index_interval_bytes, &ignored);
+    (void)ps_index_open(log->env, log->dir, w->segment, true, true, log->options.index_interval_bytes,
+                        &ignored);
     pthread_mutex_unlock(&log->table_mutex);
     if (w->segment->index_map && w->segment->index_writable) ps_index_reset(log->env, w->segment);
   }
@@ -59,11 +61,13 @@ static void step(ps_log *log, walk *w, const ps_frame_meta *meta) {
   if (meta->max_timestamp > w->max_timestamp) w->max_timestamp = meta->max_timestamp;
 }
 
-static bool sound_header(ps_log *log, const walk *w, uint64_t position, ps_frame_meta *meta) {
+/* PS_OK or, of a frame that a later version wrote, PS_VERSION: a sound header stands there. */
+static ps_status header_at(ps_log *log, const walk *w, uint64_t position, ps_frame_meta *meta) {
   ps_segment *s = w->segment;
-  return ps_segment_backed(log->env, s, position + PS_FRAME_HEADER_BYTES) &&
-         ps_frame_decode_header(s->map + position, s->capacity - position, s->salt, position, meta) == PS_OK &&
-         ps_segment_backed(log->env, s, position + meta->frame_bytes);
+  if (!ps_segment_backed(log->env, s, position + PS_FRAME_HEADER_BYTES)) return PS_END;
+  ps_status status =
+      ps_frame_decode_header(s->map + position, s->capacity - position, s->salt, position, meta);
+  return status != PS_OK || ps_segment_backed(log->env, s, position + meta->frame_bytes) ? status : PS_END;
 }
 
 /* Over all frames that follow one another soundly, into further segments too. */
@@ -71,7 +75,9 @@ static ps_status run(ps_log *log, walk *w, ps_error *err) {
   for (;;) {
     ps_frame_meta meta;
     const uint8_t *p = w->segment->map + w->position;
-    if (sound_header(log, w, w->position, &meta) && meta.base_offset == w->next &&
+    ps_status here = header_at(log, w, w->position, &meta);
+    if (here == PS_VERSION) return ps_log_fail_newer(w->segment, w->position, w->next, err);
+    if (here == PS_OK && meta.base_offset == w->next &&
         (ps_frame_next_offset(&meta) <= w->durable || ps_frame_body_ok(p, &meta))) {
       step(log, w, &meta);
       continue;
@@ -82,7 +88,8 @@ static ps_status run(ps_log *log, walk *w, ps_error *err) {
                 seal.end_offset == w->next;
     if (w->at + 1 == w->count || w->bases[w->at + 1] != w->next) return PS_OK;
     ps_status status = enter(log, w, w->at + 1, err); /* with or without its seal: offsets go on there */
-    /* A segment whose header never reached the disk holds nothing that was durable: the log ends before it. */
+    /* A segment whose header never reached the disk holds nothing that was durable: the log ends before it.
+     */
     if (status == PS_CORRUPT && w->bases[w->at + 1] >= w->durable) return PS_OK;
     if (status != PS_OK) return status;
   }
@@ -107,7 +114,9 @@ static void look_in(ps_log *log, const walk *w, size_t at, uint64_t from, beyond
     if (!b->bytes)
       for (unsigned i = 0; i < PS_ALIGN; i += 8) b->bytes = b->bytes || ps_load_u64(p + i) != 0;
     ps_frame_meta meta;
-    if (ps_load_u32(p + PS_FRAME_MAGIC_OFF) != PS_FRAME_MAGIC || !sound_header(log, w, position, &meta)) continue;
+    if (ps_load_u32(p + PS_FRAME_MAGIC_OFF) != PS_FRAME_MAGIC) continue;
+    ps_status here = header_at(log, w, position, &meta);
+    if (here != PS_OK && here != PS_VERSION) continue;
     /* Not the bad place itself, whose header may well be sound, nor anything older than it. */
     if (meta.base_offset <= w->next || (b->any && meta.base_offset < b->offset)) continue;
     if (!b->any) {
@@ -158,8 +167,8 @@ static ps_status save_tail(ps_log *log, const walk *w, int32_t epoch, ps_error *
   return rc < 0 ? ps_fail_errno(err, -rc, path, "saving a torn tail") : PS_OK;
 }
 
-/* End the log at the walk's place: I6. The epoch is written first, so that an interrupted cut, begun again, ends
- * with a higher one still. */
+/* End the log at the walk's place: I6. The epoch is written first, so that an interrupted cut, begun again,
+ * ends with a higher one still. */
 static ps_status cut(ps_log *log, walk *w, int32_t epoch, ps_error *err) {
   PS_POINT(log->env, "recover.epoch");
   ps_status status = ps_epochs_append(log, epoch, w->next, err);
@@ -173,6 +182,8 @@ static ps_status cut(ps_log *log, walk *w, int32_t epoch, ps_error *err) {
     status = rename_aside(log, path, epoch, err);
     PS_POINT(log->env, "recover.aside");
   }
+  /* What was kept has its name for good before anything is taken away. */
+  if (status == PS_OK) status = ps_log_sync_directory(log, err);
   if (status == PS_OK && !whole) {
     uint8_t bytes[PS_SEAL_BYTES];
     ps_seal seal = {w->next, w->frames, w->max_timestamp};
@@ -186,7 +197,7 @@ static ps_status cut(ps_log *log, walk *w, int32_t epoch, ps_error *err) {
     if (rc < 0) status = ps_fail_errno(err, -rc, w->segment->path, "cutting a torn tail");
   }
   PS_POINT(log->env, "recover.create");
-  if (status == PS_OK) status = ps_log_create_segment(log, w->next, epoch, err);
+  if (status == PS_OK) status = ps_log_create_segment(log, w->next, epoch, true, err);
   if (status == PS_OK) status = ps_log_sync_directory(log, err);
   ps_log_count(&log->cuts, 1);
   return status;
@@ -221,7 +232,7 @@ static ps_status rewrite(ps_log *log, const walk *w, ps_error *err) {
 
 static ps_status fresh(ps_log *log, walk *w, ps_error *err) {
   ps_status status = ps_epochs_append(log, 0, 0, err);
-  if (status == PS_OK) status = ps_log_create_segment(log, 0, 0, err);
+  if (status == PS_OK) status = ps_log_create_segment(log, 0, 0, true, err);
   if (status == PS_OK) status = ps_log_sync_directory(log, err);
   w->position = PS_SEGMENT_HEADER_BYTES;
   w->next = 0;
@@ -281,31 +292,54 @@ static belief read_belief(const ps_log *log, ps_head_verdict verdict) {
   b.log_start = ps_head_log_start(head);
   b.poisoned = ps_head_poison(head) != 0;
   /* A word alone has no checksum: the slots, which have, bound it. */
-  if (!b.slot_known) b.durable = -1;
-  else if (b.durable > b.slot.log_end) b.durable = b.slot.log_end;
+  if (!b.slot_known)
+    b.durable = -1;
+  else if (b.durable > b.slot.log_end)
+    b.durable = b.slot.log_end;
   b.clean = verdict == PS_HEAD_SOUND && b.slot_known && !b.poisoned && b.durable == b.slot.log_end &&
             b.durable == ps_head_log_end(head) && b.log_start >= 0 &&
             !(ps_acquire_u64(head + PS_HEAD_STATE_OFF) & 1);
   return b;
 }
 
-/* Everything was synced and nobody died: only see that the place where the log goes on is there and free. */
+/* Does the segment's file hold nothing but zeros from `position` on? Space that is only reserved is not read.
+ */
+static bool blank_from(ps_log *log, ps_segment *segment, uint64_t position) {
+  int fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
+  if (fd < 0) return false;
+  uint64_t end = segment->readable, at = position;
+  bool blank = true;
+  while (blank && at + 8 <= end) {
+    int64_t data = ps_os_seek_data(log->env, fd, (int64_t)at);
+    if (data == -ENXIO) break;
+    if (data > (int64_t)at) at = (uint64_t)data;
+    for (uint64_t stop = at + PS_RESERVE_BYTES_MIN; blank && at < stop && at + 8 <= end; at += 8)
+      blank = ps_load_u64(segment->map + at) == 0;
+  }
+  ps_os_close(fd);
+  return blank;
+}
+
+/* Everything was synced and nobody died, says the head. But after a power failure it may be an old head: then
+ * something may stand beyond, in a later segment, in this one, or in its index. */
 static bool still_clean(ps_log *log, const belief *b) {
   ps_segment *segment;
-  if (ps_table_at(log, b->slot.segment, &segment, NULL) != PS_OK) return false;
-  bool there = ps_segment_backed(log->env, segment, b->slot.position) &&
-               b->slot.position + PS_SEAL_BYTES <= segment->capacity;
-  if (there && ps_segment_backed(log->env, segment, b->slot.position + 8))
-    there = ps_load_u64(segment->map + b->slot.position) == 0;
+  ps_index_entry last;
+  if (ps_table_holding(log, INT64_MAX, &segment, NULL) != PS_OK) return false;
+  uint64_t position = b->slot.position;
+  bool clean = segment->base_offset == b->slot.segment && ps_segment_backed(log->env, segment, position) &&
+               position + PS_SEAL_BYTES <= segment->capacity && blank_from(log, segment, position) &&
+               !(ps_index_find_offset(segment, INT64_MAX, &last) && last.position >= position);
   ps_segment_unref(segment);
-  return there;
+  return clean;
 }
 
 static ps_status walk_log(ps_log *log, walk *w, const belief *b, ps_error *err) {
   size_t first = 0; /* unknown durable offset: from the very beginning */
   while (b->durable >= 0 && first + 1 < w->count && w->bases[first + 1] <= b->durable) first++;
   ps_status status = enter(log, w, first, err);
-  if (status == PS_CORRUPT && first > 0 && w->bases[first] >= b->durable) status = enter(log, w, first - 1, err);
+  if (status == PS_CORRUPT && first > 0 && w->bases[first] >= b->durable)
+    status = enter(log, w, first - 1, err);
   while (status == PS_OK) {
     beyond beyond;
     status = run(log, w, err);
@@ -324,15 +358,17 @@ static ps_status walk_log(ps_log *log, walk *w, const belief *b, ps_error *err) 
   return status;
 }
 
-ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity, ps_error *err) {
+ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity,
+                         ps_error *err) {
   belief b = read_belief(log, verdict);
   ps_table_forget(log);
   ps_status status = ps_table_scan(log, err);
   if (status != PS_OK) return status;
   sweep(log);
   if (b.clean && still_clean(log, &b)) {
-    write_head(log, identity, &(ps_slot){b.slot.sequence + 1, b.slot.log_end, b.slot.segment, b.slot.position,
-                                         b.slot.frames, b.slot.max_timestamp, b.slot.leader_epoch},
+    write_head(log, identity,
+               &(ps_slot){b.slot.sequence + 1, b.slot.log_end, b.slot.segment, b.slot.position, b.slot.frames,
+                          b.slot.max_timestamp, b.slot.leader_epoch},
                b.log_start, b.durable, b.durable);
     return PS_OK;
   }
@@ -343,7 +379,8 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
   status = ps_epochs_last(log, &epoch, err);
   bool new_segment = false, new_log = w.count == 0;
   if (status == PS_OK && new_log && b.slot_known && b.slot.log_end > 0)
-    status = ps_fail_corrupt(err, log->dir, b.slot.segment, -1, 0, "every segment of the partition is missing");
+    status =
+        ps_fail_corrupt(err, log->dir, b.slot.segment, -1, 0, "every segment of the partition is missing");
   if (status == PS_OK && new_log) {
     status = fresh(log, &w, err);
     epoch = 0;
@@ -355,14 +392,19 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
     }
     if (status == PS_OK) {
       if (w.segment->leader_epoch > epoch) epoch = w.segment->leader_epoch;
-      /* Offsets above the walk's end may have been given out: only a slot that agrees proves they were not. */
+      /* Offsets above the walk's end may have been given out: only a slot that agrees proves they were not.
+       */
       new_segment = w.torn || !b.slot_known || b.slot.log_end > w.next;
       if (b.poisoned) status = rewrite(log, &w, err);
       if (status == PS_OK && new_segment) status = cut(log, &w, ++epoch, err);
     }
   }
-  ps_slot slot = {.sequence = b.slot_known ? b.slot.sequence + 1 : 1, .log_end = w.next, .segment = w.next,
-                  .position = PS_SEGMENT_HEADER_BYTES, .max_timestamp = PS_TIMESTAMP_NONE, .leader_epoch = epoch};
+  ps_slot slot = {.sequence = b.slot_known ? b.slot.sequence + 1 : 1,
+                  .log_end = w.next,
+                  .segment = w.next,
+                  .position = PS_SEGMENT_HEADER_BYTES,
+                  .max_timestamp = PS_TIMESTAMP_NONE,
+                  .leader_epoch = epoch};
   if (status == PS_OK && !new_segment && !new_log) {
     slot.segment = w.segment->base_offset;
     slot.position = w.position;

@@ -59,24 +59,34 @@ ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *
   return status;
 }
 
-/* Close descriptors of segments that a sync has covered and nobody is storing to. */
-static void close_clean(ps_log *log, int64_t durable) {
-  if (pthread_mutex_trylock(&log->append_mutex) != 0) return; /* the next sync will */
+void ps_log_close_clean(ps_log *log, const ps_segment *busy) {
+  int64_t durable = ps_head_durable(log->head);
   pthread_mutex_lock(&log->table_mutex);
   for (size_t i = 0; i < log->table_count; i++) {
     ps_segment *segment = log->table[i].segment;
-    if (!segment || segment->fd < 0 || segment->dirty_end > durable) continue;
+    if (!segment || segment == busy || segment->fd < 0 || segment->dirty_end > durable) continue;
     if (segment == log->active && !segment->write_map) continue; /* pwrite needs it */
     ps_os_close(segment->fd);
     segment->fd = -1;
   }
   pthread_mutex_unlock(&log->table_mutex);
-  pthread_mutex_unlock(&log->append_mutex);
+}
+
+/* In a sync topic readers may see what is durable. Done by all who find it durable, not only by the one who
+ * synced: he may have died in between. */
+static void show_durable(ps_log *log) {
+  if (log->options.durability != PS_DURABILITY_SYNC) return;
+  if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head)) &&
+      ps_head_has_waiters(log->head))
+    ps_head_signal(log->head);
 }
 
 /* Another process may have rolled: its segments must be in the table before they are synced. */
 static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
-  if (ps_head_durable(log->head) >= target) return PS_OK; /* somebody synced for us while we waited */
+  if (ps_head_durable(log->head) >= target) { /* somebody synced for us while we waited */
+    show_durable(log);
+    return PS_OK;
+  }
   ps_status status = ps_log_check(log, err);
   if (status != PS_OK) return status;
   int64_t end = ps_head_log_end(log->head);
@@ -86,15 +96,21 @@ static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
   if (status != PS_OK) return status;
   ps_log_count(&log->syncs, 1);
   ps_max_i64(log->head + PS_HEAD_DURABLE_OFF, end);
-  if (log->options.durability == PS_DURABILITY_SYNC && ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, end) &&
-      ps_head_has_waiters(log->head))
-    ps_head_signal(log->head);
-  close_clean(log, end);
+  PS_POINT(log->env, "sync.durable");
+  show_durable(log);
+  if (pthread_mutex_trylock(&log->append_mutex) == 0) { /* else the next sync or roll will */
+    ps_log_close_clean(log, NULL);
+    pthread_mutex_unlock(&log->append_mutex);
+  }
   return PS_OK;
 }
 
 ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
-  if (ps_head_durable(log->head) >= target) return ps_log_check(log, err);
+  if (ps_head_durable(log->head) >= target) {
+    ps_status status = ps_log_check(log, err);
+    if (status == PS_OK) show_durable(log);
+    return status;
+  }
   pthread_mutex_lock(&log->sync_mutex);
   off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
   ps_status status = PS_OK;
@@ -117,7 +133,8 @@ ps_status ps_log_sync(ps_log *log, ps_error *err) {
 }
 
 bool ps_log_is_dirty(const ps_log *log) {
-  return __atomic_load_n(&log->wrote, __ATOMIC_ACQUIRE) && ps_head_durable(log->head) < ps_head_log_end(log->head);
+  return __atomic_load_n(&log->wrote, __ATOMIC_ACQUIRE) &&
+         ps_head_durable(log->head) < ps_head_log_end(log->head);
 }
 
 void ps_log_prepare_next(ps_log *log) {
@@ -165,7 +182,8 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
   uint64_t from = ps_align_up(slot.position, 4096), to = from + ps_align_up(bytes, 4096);
   uint64_t backed = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
   if (to > backed) to = backed;
-  int fd = from < to && !segment->pwrite_only ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0) : -1;
+  int fd =
+      from < to && !segment->pwrite_only ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0) : -1;
   if (fd >= 0) {
     uint8_t *map;
     if (ps_os_map(log->env, fd, segment->capacity, true, &map) == 0) {

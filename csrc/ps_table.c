@@ -40,16 +40,23 @@ static ps_status insert(ps_log *log, int64_t base, ps_error *err) {
 }
 
 static ps_status scan_locked(ps_log *log, ps_error *err) {
+  ps_slot slot; /* read first: what it names and all before it is in the directory by then */
+  bool known = ps_head_read_slot(log->head, &slot);
   int asked = ps_env_ask(log->env, "readdir");
   DIR *dir = asked ? NULL : opendir(log->dir);
   if (!dir) return ps_fail_errno(err, asked ? asked : errno, log->dir, "listing a partition");
   ps_status status = PS_OK;
   struct dirent *entry;
+  errno = 0;
   while (status == PS_OK && (entry = readdir(dir)) != NULL) {
     int64_t base = ps_segment_parse_name(entry->d_name);
     if (base >= 0) status = insert(log, base, err);
+    errno = 0;
   }
+  /* Half a listing must not pass for the whole: recovery would end the log there. */
+  if (status == PS_OK && errno != 0) status = ps_fail_errno(err, errno, log->dir, "listing a partition");
   closedir(dir);
+  if (status == PS_OK && known) log->table_complete = slot.segment;
   return status;
 }
 
@@ -74,7 +81,8 @@ static ps_status open_entry(ps_log *log, size_t i, ps_segment **out, ps_error *e
       return status;
     }
     ps_error ignored; /* an index that cannot be read costs speed only */
-    (void)ps_index_open(log->env, log->dir, segment, false, false, log->options.index_interval_bytes, &ignored);
+    (void)ps_index_open(log->env, log->dir, segment, false, false, log->options.index_interval_bytes,
+                        &ignored);
     entry->segment = segment;
   }
   ps_segment_ref(entry->segment);
@@ -84,9 +92,11 @@ static ps_status open_entry(ps_log *log, size_t i, ps_segment **out, ps_error *e
 
 ps_status ps_table_at(ps_log *log, int64_t base_offset, ps_segment **out, ps_error *err) {
   pthread_mutex_lock(&log->table_mutex);
+  size_t count = log->table_count;
   ps_status status = insert(log, base_offset, err);
+  bool added = log->table_count > count;
   if (status == PS_OK) status = open_entry(log, lower_bound(log, base_offset), out, err);
-  if (status == PS_NOT_FOUND) { /* there is no such file after all */
+  if (status == PS_NOT_FOUND || (status != PS_OK && added)) { /* there is no such file, or nobody knows */
     size_t i = lower_bound(log, base_offset);
     memmove(log->table + i, log->table + i + 1, (log->table_count - i - 1) * sizeof *log->table);
     log->table_count--;
@@ -95,11 +105,11 @@ ps_status ps_table_at(ps_log *log, int64_t base_offset, ps_segment **out, ps_err
   return status;
 }
 
-/* Another process may have rolled on since the directory was read. */
+/* Another process may have rolled on since the directory was read. That the table ends with the active
+ * segment is not enough: whoever went straight to it has passed by those in between. */
 static ps_status refresh_locked(ps_log *log, ps_error *err) {
   ps_slot slot;
-  size_t n = log->table_count;
-  if (n > 0 && ps_head_read_slot(log->head, &slot) && slot.segment == log->table[n - 1].base_offset) return PS_OK;
+  if (ps_head_read_slot(log->head, &slot) && slot.segment == log->table_complete) return PS_OK;
   return scan_locked(log, err);
 }
 
@@ -130,6 +140,7 @@ void ps_table_forget(ps_log *log) {
   pthread_mutex_lock(&log->table_mutex);
   for (size_t i = 0; i < log->table_count; i++) ps_segment_unref(log->table[i].segment);
   log->table_count = 0;
+  log->table_complete = -1;
   log->active = NULL;
   pthread_mutex_unlock(&log->table_mutex);
 }

@@ -351,6 +351,17 @@ static void test_interval_sync_fails(void) {
   teardown(r, false);
 }
 
+/* A sync that did not come about, for want of a lock say, is no reason to stop syncing. */
+static void test_interval_sync_hindered(void) {
+  rig *r = setup(1, small, PS_DURABILITY_INTERVAL, 100000000);
+  must_send(r, 0);
+  must_drain(r);
+  arm(r, "lock:1:errno=37:2");
+  CHECK(eventually(all_durable, r, 3000000000));
+  CHECK(r->plan.seen > 2);
+  teardown(r, true);
+}
+
 static void test_fork(void) {
   rig *r = setup(2, small, PS_DURABILITY_INTERVAL, 10000000);
   for (int round = 0; round < 20; round++) {
@@ -391,6 +402,7 @@ int main(void) {
   RUN(test_abandon);
   RUN(test_interval_sync);
   RUN(test_interval_sync_fails);
+  RUN(test_interval_sync_hindered);
   RUN(test_fork);
   return 0;
 }

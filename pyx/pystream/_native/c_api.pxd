@@ -227,6 +227,7 @@ cdef extern from "ps_log.h" nogil:
         uint64_t segments
         uint64_t stored_bytes
         uint64_t lent_segments
+        uint64_t lent_bytes
     void ps_log_get_stats(ps_log *log, ps_log_stats *out)
     ctypedef struct ps_cursor:
         ps_segment *segment

@@ -1,0 +1,320 @@
+/* The first opener after a death or a power failure: what it mends, cuts, reports and leaves alone, with both
+ * ways of storing. A power failure is played by taking stored bytes away. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "ps_logs.h"
+
+/* Death with nobody else there: the next opener is alone and recovers. Then death in that recovery too. */
+static void test_death_and_recovery(void) {
+  static const char *const recovery_points[] = {"recover.epoch",   "recover.save",   "recover.aside",
+                                                "recover.seal",    "recover.create", "segment.header",
+                                                "segment.renamed", "sync_dir"};
+  for (size_t i = 0; i < 9; i++) {
+    for (size_t j = 0; j < sizeof recovery_points / sizeof *recovery_points; j++) {
+      char plan[80];
+      bool died;
+      fresh_directory();
+      incarnation++;
+      snprintf(plan, sizeof plan, "%s:%d:kill", append_points[i], 5);
+      int64_t known = run_doomed(plan, 0, &died);
+      CHECK(died || i >= 8 || io == PS_IO_PWRITE);
+      incarnation++;
+      snprintf(plan, sizeof plan, "%s:1:kill", recovery_points[j]);
+      known = run_doomed(plan, known, &died);
+      incarnation++;
+      handle h = open_with(&plain);
+      check_all(h.log, known);
+      int64_t end = ps_log_end_offset(h.log);
+      int32_t epoch = ps_log_leader_epoch(h.log);
+      drop_handle(h);
+      incarnation++;
+      h = open_with(&plain); /* a second recovery changes nothing */
+      CHECK_EQ(ps_log_end_offset(h.log), end);
+      CHECK_EQ(ps_log_leader_epoch(h.log), epoch);
+      check_all(h.log, end);
+      close_handle(h);
+    }
+  }
+}
+
+/* A tail that was never synced is lost: the log ends before it, in a new segment with a higher epoch. */
+static void test_torn_tail(void) {
+  for (int round = 0; round < 20; round++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    must_append(h.log, 10, 100);
+    ps_error err;
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    int64_t lost_at = PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN);
+    for (int i = 0; i < 5; i++) must_append(h.log, 10, 100);
+    drop_handle(h);
+    bool first_frame = round % 2;
+    if (first_frame)
+      zero(segment_path(0), lost_at, 64); /* the page with the first header never reached the disk */
+    else
+      flip(segment_path(0), lost_at + random_below(1200));
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_end_offset(h.log), 10);
+    CHECK_EQ(ps_log_leader_epoch(h.log), 1);
+    CHECK(access(segment_path(10), F_OK) == 0);
+    char kept[400];
+    snprintf(kept, sizeof kept, "%s.%010d.cut", segment_path(0), 1);
+    CHECK(access(kept, F_OK) == 0);
+    must_append(h.log, 10, 100);
+    check_all(h.log, 20);
+    drop_handle(h);
+    incarnation++;
+    h = open_with(&plain); /* frames beyond the cut stay dead */
+    CHECK_EQ(ps_log_end_offset(h.log), 20);
+    CHECK_EQ(ps_log_leader_epoch(h.log), 1);
+    check_all(h.log, 20);
+    close_handle(h);
+  }
+}
+
+/* Damage below a durable offset is reported and never cut, and what is sound beyond it stays readable. */
+static void test_damage(void) {
+  for (int round = 0; round < 40; round++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    for (int i = 0; i < 10; i++) must_append(h.log, 10, 100);
+    ps_error err;
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    for (int i = 0; i < 3; i++) must_append(h.log, 10, 100);
+    if (round % 2)
+      close_handle(h);
+    else
+      drop_handle(h);
+    uint64_t frame = PS_FRAME_HEADER_BYTES + ps_align_up(1000, PS_ALIGN);
+    flip(segment_path(0), PS_SEGMENT_HEADER_BYTES + (int64_t)(4 * frame) + random_below((uint32_t)frame));
+    if (round % 5 == 0) {
+      char path[300]; /* without a head, too */
+      snprintf(path, sizeof path, "%s/head", directory);
+      CHECK(unlink(path) == 0);
+    }
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_end_offset(h.log), 130);
+    ps_cursor cursor;
+    ps_frame_view view;
+    ps_cursor_init(&cursor);
+    CHECK_EQ(ps_cursor_seek(h.log, &cursor, 0, &err), PS_OK);
+    for (int i = 0; i < 4; i++) CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+    CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_CORRUPT);
+    CHECK_EQ(err.offset, 40);
+    CHECK_EQ(err.position, PS_SEGMENT_HEADER_BYTES + 4 * frame);
+    ps_cursor_clear(&cursor);
+    must_append(h.log, 10, 100);
+    close_handle(h);
+  }
+}
+
+/* Any one flipped byte of the head: the log comes back whole, or says what is wrong. */
+static void test_flipped_head(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  for (int i = 0; i < 4; i++) must_append(h.log, 10, 100);
+  close_handle(h);
+  char path[300];
+  snprintf(path, sizeof path, "%s/head", directory);
+  for (int at = 0; at < (int)PS_HEAD_WAITERS_OFF + 8; at++) {
+    flip(path, at);
+    incarnation++;
+    ps_error err;
+    if (try_open(&plain, &h, &err) != PS_OK) {
+      CHECK(err.what[0] != 0);
+      continue;
+    }
+    bool deleted = ps_log_check(h.log, &err) == PS_DELETED;
+    CHECK(!deleted);
+    CHECK_EQ(ps_log_end_offset(h.log), 40);
+    check_all(h.log, 40);
+    close_handle(h);
+  }
+}
+
+static void test_lost_head_and_index(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  for (int i = 0; i < 200; i++) must_append(h.log, 10, 100);
+  close_handle(h);
+  char command[400];
+  snprintf(command, sizeof command, "cd %s && rm -f head epochs [0-9]*.index", directory);
+  CHECK(system(command) == 0);
+  incarnation++;
+  h = open_with(&plain);
+  check_all(h.log, 2000);
+  for (int64_t offset = 0; offset <= 2000; offset += 37) CHECK_EQ(read_from(h.log, offset), 2000);
+  must_append(h.log, 1, 100);
+  close_handle(h);
+}
+
+/* After a failed sync nothing is acknowledged any more; reopening writes what was not durable anew. */
+static void test_poison(void) {
+  fresh_directory();
+  incarnation++;
+  ps_fault_plan plan;
+  CHECK(ps_fault_parse("sync:4:errno=5", &plan));
+  ps_env env = {ps_fault_hook, &plan};
+  handle h = open_with(&env); /* two syncs: epochs, header of the segment */
+  handle other = open_with(&plain);
+  ps_error err;
+  must_append(h.log, 10, 100);
+  CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+  for (int i = 0; i < 100; i++) must_append(h.log, 10, 100);
+  CHECK_EQ(ps_log_sync(h.log, &err), PS_OS_ERROR);
+  CHECK_EQ(err.os_errno, EIO);
+  int64_t base;
+  CHECK_EQ(append(h.log, 1010, 1, 100, &base, &err), PS_POISONED);
+  CHECK_EQ(append(other.log, 1010, 1, 100, &base, &err), PS_POISONED);
+  CHECK_EQ(err.os_errno, EIO);
+  CHECK_EQ(ps_log_sync(other.log, &err), PS_POISONED);
+  CHECK_EQ(read_from(other.log, 0), 1010); /* it can be read */
+  drop_handle(h);
+  drop_handle(other);
+  struct stat before, after;
+  CHECK(stat(segment_path(0), &before) == 0);
+  incarnation++;
+  h = open_with(&plain);
+  CHECK(stat(segment_path(0), &after) == 0);
+  CHECK(before.st_ino != after.st_ino);
+  CHECK_EQ(ps_log_durable_offset(h.log), 1010);
+  check_all(h.log, 1010);
+  must_append(h.log, 10, 100);
+  check_all(h.log, 1020);
+  close_handle(h);
+}
+
+/* What a power failure may leave of a head: an old one, that was clean when it reached the disk. */
+static void test_stale_clean_head(void) {
+  for (int round = 0; round < 3; round++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    must_append(h.log, 10, 100);
+    ps_error err;
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    char path[300], kept[400];
+    uint8_t head[PS_HEAD_BYTES];
+    snprintf(path, sizeof path, "%s/head", directory);
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head);
+    for (int i = 0; i < (round == 2 ? 100 : 5); i++) must_append(h.log, 10, 100);
+    drop_handle(h);
+    CHECK(pwrite(fd, head, sizeof head, 0) == (ssize_t)sizeof head);
+    close(fd);
+    if (round > 0) { /* the page with the first header never reached the disk, those behind it did */
+      zero(segment_path(0),
+           PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN), 64);
+    }
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_end_offset(h.log), round ? 10 : 60);
+    CHECK_EQ(ps_log_leader_epoch(h.log), round ? 1 : 0);
+    snprintf(kept, sizeof kept, "%s.%010d.cut", segment_path(0), 1);
+    CHECK((access(kept, F_OK) == 0) == (round > 0));
+    must_append(h.log, 10, 100);
+    check_all(h.log, round ? 20 : 70);
+    close_handle(h);
+  }
+}
+
+/* A name in the directory must not reach the disk before the header it stands for, where no segment before it
+ * could take over. */
+static bool header_stored, header_synced;
+static int watch_header(void *context, const char *name) {
+  (void)context;
+  if (strcmp(name, "segment.header") == 0) header_stored = true;
+  if (strcmp(name, "sync") == 0) header_synced = header_stored;
+  if (strcmp(name, "rename") == 0 && header_stored) CHECK(header_synced);
+  if (strcmp(name, "segment.renamed") == 0) header_stored = header_synced = false;
+  return 0;
+}
+
+static void test_first_header_is_synced(void) {
+  ps_env env = {watch_header, NULL};
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&env);
+  must_append(h.log, 10, 100);
+  drop_handle(h);
+  zero(segment_path(0), PS_SEGMENT_HEADER_BYTES, 64);
+  incarnation++;
+  h = open_with(&env); /* nothing is left: the log begins again */
+  CHECK_EQ(ps_log_end_offset(h.log), 0);
+  CHECK_EQ(ps_log_leader_epoch(h.log), 1);
+  close_handle(h);
+}
+
+/* A batch that a later version wrote is not a torn tail. */
+static void test_newer_batch(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  must_append(h.log, 10, 100);
+  uint64_t position = PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + ps_align_up(1000, PS_ALIGN);
+  must_append(h.log, 10, 100);
+  drop_handle(h);
+  uint8_t header[PS_SEGMENT_HEADER_BYTES];
+  ps_segment_info info;
+  ps_frame_meta meta;
+  int fd = open(segment_path(0), O_RDWR);
+  CHECK(fd >= 0 && pread(fd, header, sizeof header, 0) == (ssize_t)sizeof header);
+  CHECK_EQ(ps_segment_decode_header(header, sizeof header, &info), PS_OK);
+  uint8_t *frame = exactly(4096);
+  CHECK(pread(fd, frame, 4096, (off_t)position) == 4096);
+  CHECK_EQ(ps_frame_decode_header(frame, 4096, info.salt, position, &meta), PS_OK);
+  meta.attributes |= 1u << 20;
+  ps_frame_encode_header(&meta, info.salt, position, frame);
+  CHECK(pwrite(fd, frame, PS_FRAME_HEADER_BYTES, (off_t)position) == (ssize_t)PS_FRAME_HEADER_BYTES);
+  close(fd);
+  free(frame);
+  incarnation++;
+  ps_error err;
+  CHECK_EQ(try_open(&plain, &h, &err), PS_VERSION);
+  CHECK_EQ(err.offset, 10);
+  CHECK_EQ(err.position, position);
+}
+
+/* Who cannot read the incarnation does not begin another while somebody is there. */
+static void test_damaged_live_file(void) {
+  fresh_directory();
+  int fd, second;
+  uint64_t mine, theirs;
+  ps_error err;
+  char path[300];
+  CHECK_EQ(ps_live_open(&plain, directory, &fd, &mine, &err), PS_OK);
+  snprintf(path, sizeof path, "%s/live", directory);
+  flip(path, PS_LIVE_INCARNATION_OFF);
+  CHECK_EQ(ps_live_open(&plain, directory, &second, &theirs, &err), PS_CORRUPT);
+  close(fd);
+  CHECK_EQ(ps_live_open(&plain, directory, &fd, &theirs, &err), PS_OK);
+  CHECK(theirs != mine);
+  close(fd);
+}
+
+static void everything(void) {
+  RUN(test_death_and_recovery);
+  RUN(test_torn_tail);
+  RUN(test_damage);
+  RUN(test_flipped_head);
+  RUN(test_lost_head_and_index);
+  RUN(test_poison);
+  RUN(test_stale_clean_head);
+  RUN(test_first_header_is_synced);
+  RUN(test_newer_batch);
+}
+
+int main(void) {
+  everything();
+  io = PS_IO_PWRITE;
+  everything();
+  RUN(test_damaged_live_file);
+  return 0;
+}
