@@ -230,12 +230,14 @@ static struct ArrowArray *array_adopt(array_block *block, struct ArrowArray *nod
 
 /* first, first + step, ... These columns are all that an export costs a record, so they are worth the wider
  * registers where there are some. */
-static inline __attribute__((always_inline)) void series(int64_t *out, uint32_t count, int64_t first, int64_t step) {
+static inline __attribute__((always_inline)) void series(int64_t *out, uint32_t count, int64_t first,
+                                                         int64_t step) {
   for (uint32_t i = 0; i < count; i++, first += step) out[i] = first;
 }
 
 #ifdef __x86_64__
-__attribute__((target("avx2"))) static void series_avx2(int64_t *out, uint32_t count, int64_t first, int64_t step) {
+__attribute__((target("avx2"))) static void series_avx2(int64_t *out, uint32_t count, int64_t first,
+                                                        int64_t step) {
   series(out, count, first, step);
 }
 #endif

@@ -11,9 +11,9 @@
 #include <string.h>
 
 /* CPython's build flags carry -DNDEBUG, so assert() would vanish. This one never does. */
-#define PS_ASSERT(cond)                                                                        \
-  do {                                                                                         \
-    if (__builtin_expect(!(cond), 0)) ps_assert_failed(#cond, __FILE__, __LINE__);             \
+#define PS_ASSERT(cond)                                                            \
+  do {                                                                             \
+    if (__builtin_expect(!(cond), 0)) ps_assert_failed(#cond, __FILE__, __LINE__); \
   } while (0)
 
 __attribute__((noreturn, cold, unused)) static void ps_assert_failed(const char *cond, const char *file,
@@ -27,12 +27,12 @@ __attribute__((noreturn, cold, unused)) static void ps_assert_failed(const char 
 
 static inline uint64_t ps_align_up(uint64_t n, uint64_t to) { return (n + (to - 1)) & ~(to - 1); }
 
-#define PS_DEFINE_LOAD_STORE(name, type)                                                       \
-  static inline type ps_load_##name(const void *p) {                                           \
-    type v;                                                                                    \
-    memcpy(&v, p, sizeof v);                                                                   \
-    return v;                                                                                  \
-  }                                                                                            \
+#define PS_DEFINE_LOAD_STORE(name, type)             \
+  static inline type ps_load_##name(const void *p) { \
+    type v;                                          \
+    memcpy(&v, p, sizeof v);                         \
+    return v;                                        \
+  }                                                  \
   static inline void ps_store_##name(void *p, type v) { memcpy(p, &v, sizeof v); }
 
 PS_DEFINE_LOAD_STORE(u16, uint16_t)
@@ -46,9 +46,7 @@ PS_DEFINE_LOAD_STORE(i64, int64_t)
 static inline int64_t ps_acquire_i64(const void *p) {
   return __atomic_load_n((const int64_t *)p, __ATOMIC_ACQUIRE);
 }
-static inline void ps_release_i64(void *p, int64_t v) {
-  __atomic_store_n((int64_t *)p, v, __ATOMIC_RELEASE);
-}
+static inline void ps_release_i64(void *p, int64_t v) { __atomic_store_n((int64_t *)p, v, __ATOMIC_RELEASE); }
 static inline uint64_t ps_acquire_u64(const void *p) {
   return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
 }

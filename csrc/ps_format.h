@@ -32,30 +32,30 @@
 #define PS_NONE (-1)
 
 /* ---- segment header: the first PS_SEGMENT_HEADER_BYTES of a BASE20.log ---------------------- */
-#define PS_SEGMENT_MAGIC 0x31304745534c5350ull /* "PSLSEG01" */
-#define PS_SEG_MAGIC_OFF 0u                    /* u64 */
-#define PS_SEG_VERSION_OFF (PS_SEG_MAGIC_OFF + 8u) /* u32 */
-#define PS_SEG_HEADER_LEN_OFF (PS_SEG_VERSION_OFF + 4u) /* u32, PS_SEGMENT_HEADER_BYTES */
-#define PS_SEG_INCOMPAT_OFF (PS_SEG_HEADER_LEN_OFF + 4u) /* u64 */
-#define PS_SEG_COMPAT_OFF (PS_SEG_INCOMPAT_OFF + 8u) /* u64 */
-#define PS_SEG_BASE_OFFSET_OFF (PS_SEG_COMPAT_OFF + 8u) /* i64 */
+#define PS_SEGMENT_MAGIC 0x31304745534c5350ull              /* "PSLSEG01" */
+#define PS_SEG_MAGIC_OFF 0u                                 /* u64 */
+#define PS_SEG_VERSION_OFF (PS_SEG_MAGIC_OFF + 8u)          /* u32 */
+#define PS_SEG_HEADER_LEN_OFF (PS_SEG_VERSION_OFF + 4u)     /* u32, PS_SEGMENT_HEADER_BYTES */
+#define PS_SEG_INCOMPAT_OFF (PS_SEG_HEADER_LEN_OFF + 4u)    /* u64 */
+#define PS_SEG_COMPAT_OFF (PS_SEG_INCOMPAT_OFF + 8u)        /* u64 */
+#define PS_SEG_BASE_OFFSET_OFF (PS_SEG_COMPAT_OFF + 8u)     /* i64 */
 #define PS_SEG_TOPIC_UUID_OFF (PS_SEG_BASE_OFFSET_OFF + 8u) /* 16 bytes */
-#define PS_SEG_SALT_OFF (PS_SEG_TOPIC_UUID_OFF + 16u) /* u64, random, never zero */
-#define PS_SEG_CREATED_OFF (PS_SEG_SALT_OFF + 8u) /* i64 ns */
-#define PS_SEG_EPOCH_OFF (PS_SEG_CREATED_OFF + 8u) /* i32 leader epoch */
-#define PS_SEG_PARTITION_OFF (PS_SEG_EPOCH_OFF + 4u) /* u32 */
-#define PS_SEG_CAPACITY_OFF (PS_SEG_PARTITION_OFF + 4u) /* u32 bytes, header and seal included */
+#define PS_SEG_SALT_OFF (PS_SEG_TOPIC_UUID_OFF + 16u)       /* u64, random, never zero */
+#define PS_SEG_CREATED_OFF (PS_SEG_SALT_OFF + 8u)           /* i64 ns */
+#define PS_SEG_EPOCH_OFF (PS_SEG_CREATED_OFF + 8u)          /* i32 leader epoch */
+#define PS_SEG_PARTITION_OFF (PS_SEG_EPOCH_OFF + 4u)        /* u32 */
+#define PS_SEG_CAPACITY_OFF (PS_SEG_PARTITION_OFF + 4u)     /* u32 bytes, header and seal included */
 #define PS_SEG_RESERVED_OFF (PS_SEG_CAPACITY_OFF + 4u)
 #define PS_SEG_CHECKSUM_OFF (PS_SEGMENT_HEADER_BYTES - 8u) /* u64 xxh3 of all bytes before it */
 #define PS_SEGMENT_HEADER_BYTES 256u
 
 /* ---- seal: written after the last frame when a segment is finished -------------------------- */
-#define PS_SEAL_MAGIC32 0x4c455350u /* "PSEL" */
-#define PS_SEAL_MAGIC_OFF 0u        /* u32 */
-#define PS_SEAL_LEN_OFF (PS_SEAL_MAGIC_OFF + 4u) /* u32, PS_SEAL_BYTES */
-#define PS_SEAL_CHECKSUM_OFF (PS_SEAL_LEN_OFF + 4u) /* u64, over the seal without this field, seeded */
+#define PS_SEAL_MAGIC32 0x4c455350u                        /* "PSEL" */
+#define PS_SEAL_MAGIC_OFF 0u                               /* u32 */
+#define PS_SEAL_LEN_OFF (PS_SEAL_MAGIC_OFF + 4u)           /* u32, PS_SEAL_BYTES */
+#define PS_SEAL_CHECKSUM_OFF (PS_SEAL_LEN_OFF + 4u)        /* u64, over the seal without this field, seeded */
 #define PS_SEAL_END_OFFSET_OFF (PS_SEAL_CHECKSUM_OFF + 8u) /* i64, first offset not in the segment */
-#define PS_SEAL_FRAMES_OFF (PS_SEAL_END_OFFSET_OFF + 8u) /* u64 */
+#define PS_SEAL_FRAMES_OFF (PS_SEAL_END_OFFSET_OFF + 8u)   /* u64 */
 #define PS_SEAL_MAX_TIMESTAMP_OFF (PS_SEAL_FRAMES_OFF + 8u) /* i64 ns or PS_TIMESTAMP_NONE */
 #define PS_SEAL_RESERVED_OFF (PS_SEAL_MAX_TIMESTAMP_OFF + 8u)
 #define PS_SEAL_BYTES 64u
@@ -63,32 +63,32 @@
 /* ---- frame header: one batch ---------------------------------------------------------------- */
 #define PS_FRAME_MAGIC 0x42465350u /* "PSFB"; zero in this place means never written: the end */
 #define PS_FRAME_MAGIC_OFF 0u      /* u32 */
-#define PS_FRAME_HEADER_LEN_OFF (PS_FRAME_MAGIC_OFF + 4u) /* u32, PS_FRAME_HEADER_BYTES */
-#define PS_FRAME_HEADER_CHECKSUM_OFF (PS_FRAME_HEADER_LEN_OFF + 4u) /* u64 xxh3, seeded: ps_frame.h */
+#define PS_FRAME_HEADER_LEN_OFF (PS_FRAME_MAGIC_OFF + 4u)              /* u32, PS_FRAME_HEADER_BYTES */
+#define PS_FRAME_HEADER_CHECKSUM_OFF (PS_FRAME_HEADER_LEN_OFF + 4u)    /* u64 xxh3, seeded: ps_frame.h */
 #define PS_FRAME_BODY_CHECKSUM_OFF (PS_FRAME_HEADER_CHECKSUM_OFF + 8u) /* u64 xxh3, unseeded */
-#define PS_FRAME_BYTES_OFF (PS_FRAME_BODY_CHECKSUM_OFF + 8u) /* u32, header + body + padding */
-#define PS_FRAME_ATTRIBUTES_OFF (PS_FRAME_BYTES_OFF + 4u) /* u32, PS_ATTR_* */
-#define PS_FRAME_BASE_OFFSET_OFF (PS_FRAME_ATTRIBUTES_OFF + 4u) /* i64 */
-#define PS_FRAME_COUNT_OFF (PS_FRAME_BASE_OFFSET_OFF + 8u) /* u32 records; 0 is legal */
-#define PS_FRAME_LAST_DELTA_OFF (PS_FRAME_COUNT_OFF + 4u) /* u32, last offset - base offset */
-#define PS_FRAME_FIRST_TIMESTAMP_OFF (PS_FRAME_LAST_DELTA_OFF + 4u) /* i64 ns */
+#define PS_FRAME_BYTES_OFF (PS_FRAME_BODY_CHECKSUM_OFF + 8u)           /* u32, header + body + padding */
+#define PS_FRAME_ATTRIBUTES_OFF (PS_FRAME_BYTES_OFF + 4u)              /* u32, PS_ATTR_* */
+#define PS_FRAME_BASE_OFFSET_OFF (PS_FRAME_ATTRIBUTES_OFF + 4u)        /* i64 */
+#define PS_FRAME_COUNT_OFF (PS_FRAME_BASE_OFFSET_OFF + 8u)             /* u32 records; 0 is legal */
+#define PS_FRAME_LAST_DELTA_OFF (PS_FRAME_COUNT_OFF + 4u)              /* u32, last offset - base offset */
+#define PS_FRAME_FIRST_TIMESTAMP_OFF (PS_FRAME_LAST_DELTA_OFF + 4u)    /* i64 ns */
 #define PS_FRAME_MAX_TIMESTAMP_OFF (PS_FRAME_FIRST_TIMESTAMP_OFF + 8u) /* i64 ns */
-#define PS_FRAME_STORED_BYTES_OFF (PS_FRAME_MAX_TIMESTAMP_OFF + 8u) /* u32 body bytes as stored */
-#define PS_FRAME_RAW_BYTES_OFF (PS_FRAME_STORED_BYTES_OFF + 4u) /* u32 body bytes uncompressed */
-#define PS_FRAME_VALUE_WIDTH_OFF (PS_FRAME_RAW_BYTES_OFF + 4u) /* i32, -1 = variable */
-#define PS_FRAME_KEY_WIDTH_OFF (PS_FRAME_VALUE_WIDTH_OFF + 4u) /* i32, -1 = variable */
-#define PS_FRAME_DELETE_HORIZON_OFF (PS_FRAME_KEY_WIDTH_OFF + 4u) /* i64 ns or PS_NONE */
+#define PS_FRAME_STORED_BYTES_OFF (PS_FRAME_MAX_TIMESTAMP_OFF + 8u)    /* u32 body bytes as stored */
+#define PS_FRAME_RAW_BYTES_OFF (PS_FRAME_STORED_BYTES_OFF + 4u)        /* u32 body bytes uncompressed */
+#define PS_FRAME_VALUE_WIDTH_OFF (PS_FRAME_RAW_BYTES_OFF + 4u)         /* i32, -1 = variable */
+#define PS_FRAME_KEY_WIDTH_OFF (PS_FRAME_VALUE_WIDTH_OFF + 4u)         /* i32, -1 = variable */
+#define PS_FRAME_DELETE_HORIZON_OFF (PS_FRAME_KEY_WIDTH_OFF + 4u)      /* i64 ns or PS_NONE */
 #define PS_FRAME_DURABLE_OFFSET_OFF (PS_FRAME_DELETE_HORIZON_OFF + 8u) /* i64, as known when written */
-#define PS_FRAME_EPOCH_OFF (PS_FRAME_DURABLE_OFFSET_OFF + 8u) /* i32 leader epoch */
-#define PS_FRAME_SCHEMA_ID_OFF (PS_FRAME_EPOCH_OFF + 4u) /* i32 or PS_NONE */
-#define PS_FRAME_PRODUCER_ID_OFF (PS_FRAME_SCHEMA_ID_OFF + 4u) /* i64 or PS_NONE */
-#define PS_FRAME_BASE_SEQUENCE_OFF (PS_FRAME_PRODUCER_ID_OFF + 8u) /* i32 or PS_NONE */
-#define PS_FRAME_PRODUCER_EPOCH_OFF (PS_FRAME_BASE_SEQUENCE_OFF + 4u) /* i16 or PS_NONE */
-#define PS_FRAME_RESERVED16_OFF (PS_FRAME_PRODUCER_EPOCH_OFF + 2u) /* u16 zero */
-#define PS_FRAME_BATCH_UUID_OFF (PS_FRAME_RESERVED16_OFF + 2u) /* 16 bytes, zero = none */
-#define PS_FRAME_KEY_BYTES_OFF (PS_FRAME_BATCH_UUID_OFF + 16u) /* u32, bytes of key data */
-#define PS_FRAME_VALUE_BYTES_OFF (PS_FRAME_KEY_BYTES_OFF + 4u) /* u32, bytes of value data */
-#define PS_FRAME_HEADER_COUNT_OFF (PS_FRAME_VALUE_BYTES_OFF + 4u) /* u32, headers in the batch */
+#define PS_FRAME_EPOCH_OFF (PS_FRAME_DURABLE_OFFSET_OFF + 8u)          /* i32 leader epoch */
+#define PS_FRAME_SCHEMA_ID_OFF (PS_FRAME_EPOCH_OFF + 4u)               /* i32 or PS_NONE */
+#define PS_FRAME_PRODUCER_ID_OFF (PS_FRAME_SCHEMA_ID_OFF + 4u)         /* i64 or PS_NONE */
+#define PS_FRAME_BASE_SEQUENCE_OFF (PS_FRAME_PRODUCER_ID_OFF + 8u)     /* i32 or PS_NONE */
+#define PS_FRAME_PRODUCER_EPOCH_OFF (PS_FRAME_BASE_SEQUENCE_OFF + 4u)  /* i16 or PS_NONE */
+#define PS_FRAME_RESERVED16_OFF (PS_FRAME_PRODUCER_EPOCH_OFF + 2u)     /* u16 zero */
+#define PS_FRAME_BATCH_UUID_OFF (PS_FRAME_RESERVED16_OFF + 2u)         /* 16 bytes, zero = none */
+#define PS_FRAME_KEY_BYTES_OFF (PS_FRAME_BATCH_UUID_OFF + 16u)         /* u32, bytes of key data */
+#define PS_FRAME_VALUE_BYTES_OFF (PS_FRAME_KEY_BYTES_OFF + 4u)         /* u32, bytes of value data */
+#define PS_FRAME_HEADER_COUNT_OFF (PS_FRAME_VALUE_BYTES_OFF + 4u)      /* u32, headers in the batch */
 #define PS_FRAME_HEADER_KEY_BYTES_OFF (PS_FRAME_HEADER_COUNT_OFF + 4u) /* u32, bytes of header keys */
 #define PS_FRAME_HEADER_VALUE_BYTES_OFF (PS_FRAME_HEADER_KEY_BYTES_OFF + 4u) /* u32 */
 #define PS_FRAME_RESERVED_OFF (PS_FRAME_HEADER_VALUE_BYTES_OFF + 4u)
@@ -100,9 +100,9 @@
 #define PS_CODEC_LZ4 1u /* LZ4 block format over the whole body */
 #define PS_ATTR_LAYOUT_SHIFT 3u
 #define PS_ATTR_LAYOUT_MASK (0x7u << PS_ATTR_LAYOUT_SHIFT)
-#define PS_LAYOUT_COLUMNS 0u      /* the columns listed below */
-#define PS_LAYOUT_ARROW 1u        /* reserved: an Arrow record batch */
-#define PS_LAYOUT_KAFKA 2u        /* reserved: a Kafka record batch as it came */
+#define PS_LAYOUT_COLUMNS 0u               /* the columns listed below */
+#define PS_LAYOUT_ARROW 1u                 /* reserved: an Arrow record batch */
+#define PS_LAYOUT_KAFKA 2u                 /* reserved: a Kafka record batch as it came */
 #define PS_ATTR_TIMESTAMPS_EQUAL (1u << 6) /* every record has first_timestamp; no timestamp column */
 #define PS_ATTR_LOG_APPEND_TIME (1u << 7)
 #define PS_ATTR_TRANSACTIONAL (1u << 8)
@@ -126,82 +126,83 @@
  * zero-filled when the width is fixed. raw_bytes is the end of the last column, not aligned. */
 
 /* ---- index entry: BASE20.index is an index header, then entries, zero-filled to its end ------ */
-#define PS_INDEX_MAGIC 0x3130584449535350ull /* "PSSIDX01" */
-#define PS_INDEX_MAGIC_OFF 0u                /* u64 */
-#define PS_INDEX_VERSION_OFF (PS_INDEX_MAGIC_OFF + 8u) /* u32 */
-#define PS_INDEX_ENTRY_LEN_OFF (PS_INDEX_VERSION_OFF + 4u) /* u32, PS_INDEX_ENTRY_BYTES */
-#define PS_INDEX_SALT_OFF (PS_INDEX_ENTRY_LEN_OFF + 4u) /* u64, the segment's salt */
-#define PS_INDEX_BASE_OFFSET_OFF (PS_INDEX_SALT_OFF + 8u) /* i64 */
+#define PS_INDEX_MAGIC 0x3130584449535350ull                  /* "PSSIDX01" */
+#define PS_INDEX_MAGIC_OFF 0u                                 /* u64 */
+#define PS_INDEX_VERSION_OFF (PS_INDEX_MAGIC_OFF + 8u)        /* u32 */
+#define PS_INDEX_ENTRY_LEN_OFF (PS_INDEX_VERSION_OFF + 4u)    /* u32, PS_INDEX_ENTRY_BYTES */
+#define PS_INDEX_SALT_OFF (PS_INDEX_ENTRY_LEN_OFF + 4u)       /* u64, the segment's salt */
+#define PS_INDEX_BASE_OFFSET_OFF (PS_INDEX_SALT_OFF + 8u)     /* i64 */
 #define PS_INDEX_INTERVAL_OFF (PS_INDEX_BASE_OFFSET_OFF + 8u) /* u32 bytes between entries */
-#define PS_INDEX_CAPACITY_OFF (PS_INDEX_INTERVAL_OFF + 4u) /* u32 entries there is room for */
+#define PS_INDEX_CAPACITY_OFF (PS_INDEX_INTERVAL_OFF + 4u)    /* u32 entries there is room for */
 #define PS_INDEX_RESERVED_OFF (PS_INDEX_CAPACITY_OFF + 4u)
 #define PS_INDEX_CHECKSUM_OFF (PS_INDEX_HEADER_BYTES - 8u) /* u64 xxh3 of all bytes before it */
 #define PS_INDEX_HEADER_BYTES 64u
-#define PS_INDEX_ENTRY_OFFSET_OFF 0u /* i64 base offset of the frame */
-#define PS_INDEX_ENTRY_MAX_TS_OFF (PS_INDEX_ENTRY_OFFSET_OFF + 8u) /* i64, of all frames before it */
+#define PS_INDEX_ENTRY_OFFSET_OFF 0u                                 /* i64 base offset of the frame */
+#define PS_INDEX_ENTRY_MAX_TS_OFF (PS_INDEX_ENTRY_OFFSET_OFF + 8u)   /* i64, of all frames before it */
 #define PS_INDEX_ENTRY_POSITION_OFF (PS_INDEX_ENTRY_MAX_TS_OFF + 8u) /* u64; 0 = never written */
-#define PS_INDEX_ENTRY_CHECKSUM_OFF (PS_INDEX_ENTRY_POSITION_OFF + 8u) /* u64 xxh3 of all bytes before it, seeded with the salt */
+#define PS_INDEX_ENTRY_CHECKSUM_OFF \
+  (PS_INDEX_ENTRY_POSITION_OFF + 8u) /* u64 xxh3 of all bytes before it, seeded with the salt */
 #define PS_INDEX_ENTRY_BYTES 32u
 
 /* ---- epochs: one entry each time the leader epoch changes ------------------------------------ */
-#define PS_EPOCH_MAGIC 0x48435045u /* "EPCH" */
-#define PS_EPOCH_MAGIC_OFF 0u      /* u32 */
-#define PS_EPOCH_EPOCH_OFF (PS_EPOCH_MAGIC_OFF + 4u) /* i32 */
-#define PS_EPOCH_FIRST_OFFSET_OFF (PS_EPOCH_EPOCH_OFF + 4u) /* i64 */
+#define PS_EPOCH_MAGIC 0x48435045u                            /* "EPCH" */
+#define PS_EPOCH_MAGIC_OFF 0u                                 /* u32 */
+#define PS_EPOCH_EPOCH_OFF (PS_EPOCH_MAGIC_OFF + 4u)          /* i32 */
+#define PS_EPOCH_FIRST_OFFSET_OFF (PS_EPOCH_EPOCH_OFF + 4u)   /* i64 */
 #define PS_EPOCH_CREATED_OFF (PS_EPOCH_FIRST_OFFSET_OFF + 8u) /* i64 ns */
-#define PS_EPOCH_CHECKSUM_OFF (PS_EPOCH_CREATED_OFF + 8u) /* u64 xxh3 of all bytes before it */
+#define PS_EPOCH_CHECKSUM_OFF (PS_EPOCH_CREATED_OFF + 8u)     /* u64 xxh3 of all bytes before it */
 #define PS_EPOCH_ENTRY_BYTES 32u
 
 /* ---- head: the shared control page of a partition -------------------------------------------- */
 /* Groups of words sit on lines of their own so that what one side writes often never slows what
  * the other side reads often. 128 bytes: x86 prefetches lines in pairs. */
 #define PS_HEAD_LINE 128u
-#define PS_HEAD_MAGIC 0x3130444145485350ull /* "PSHEAD01" */
-#define PS_HEAD_MAGIC_OFF 0u                /* u64 */
-#define PS_HEAD_VERSION_OFF (PS_HEAD_MAGIC_OFF + 8u) /* u32 */
-#define PS_HEAD_PARTITION_OFF (PS_HEAD_VERSION_OFF + 4u) /* u32 */
-#define PS_HEAD_TOPIC_UUID_OFF (PS_HEAD_PARTITION_OFF + 4u) /* 16 bytes */
-#define PS_HEAD_DEVICE_OFF (PS_HEAD_TOPIC_UUID_OFF + 16u) /* u64 st_dev of this file */
-#define PS_HEAD_INODE_OFF (PS_HEAD_DEVICE_OFF + 8u) /* u64 st_ino of this file */
-#define PS_HEAD_IDENTITY_CHECKSUM_OFF (PS_HEAD_INODE_OFF + 8u) /* u64 xxh3 of all bytes before it */
-#define PS_HEAD_STATE_OFF (PS_HEAD_LINE) /* u64, odd while an append is under way */
-#define PS_HEAD_HOLDER_OFF (PS_HEAD_STATE_OFF + 8u) /* u64 pid of the last writer, advisory */
-#define PS_HEAD_INCARNATION_OFF (2u * PS_HEAD_LINE) /* u64 */
-#define PS_HEAD_POISON_OFF (PS_HEAD_INCARNATION_OFF + 8u) /* u64, 0 = sound, else errno | tag */
-#define PS_HEAD_DELETED_OFF (PS_HEAD_POISON_OFF + 8u) /* u64, PS_HEAD_DELETED_MAGIC = deleted */
-#define PS_HEAD_LOG_START_OFF (PS_HEAD_DELETED_OFF + 8u) /* i64 */
+#define PS_HEAD_MAGIC 0x3130444145485350ull                      /* "PSHEAD01" */
+#define PS_HEAD_MAGIC_OFF 0u                                     /* u64 */
+#define PS_HEAD_VERSION_OFF (PS_HEAD_MAGIC_OFF + 8u)             /* u32 */
+#define PS_HEAD_PARTITION_OFF (PS_HEAD_VERSION_OFF + 4u)         /* u32 */
+#define PS_HEAD_TOPIC_UUID_OFF (PS_HEAD_PARTITION_OFF + 4u)      /* 16 bytes */
+#define PS_HEAD_DEVICE_OFF (PS_HEAD_TOPIC_UUID_OFF + 16u)        /* u64 st_dev of this file */
+#define PS_HEAD_INODE_OFF (PS_HEAD_DEVICE_OFF + 8u)              /* u64 st_ino of this file */
+#define PS_HEAD_IDENTITY_CHECKSUM_OFF (PS_HEAD_INODE_OFF + 8u)   /* u64 xxh3 of all bytes before it */
+#define PS_HEAD_STATE_OFF (PS_HEAD_LINE)                         /* u64, odd while an append is under way */
+#define PS_HEAD_HOLDER_OFF (PS_HEAD_STATE_OFF + 8u)              /* u64 pid of the last writer, advisory */
+#define PS_HEAD_INCARNATION_OFF (2u * PS_HEAD_LINE)              /* u64 */
+#define PS_HEAD_POISON_OFF (PS_HEAD_INCARNATION_OFF + 8u)        /* u64, 0 = sound, else errno | tag */
+#define PS_HEAD_DELETED_OFF (PS_HEAD_POISON_OFF + 8u)            /* u64, PS_HEAD_DELETED_MAGIC = deleted */
+#define PS_HEAD_LOG_START_OFF (PS_HEAD_DELETED_OFF + 8u)         /* i64 */
 #define PS_HEAD_LOG_START_CHECK_OFF (PS_HEAD_LOG_START_OFF + 8u) /* u64, ~log start */
 #define PS_HEAD_SLOT0_OFF (3u * PS_HEAD_LINE)
 #define PS_HEAD_SLOT1_OFF (4u * PS_HEAD_LINE)
-#define PS_HEAD_WATERMARK_OFF (5u * PS_HEAD_LINE) /* i64, what readers may see ends here */
+#define PS_HEAD_WATERMARK_OFF (5u * PS_HEAD_LINE)        /* i64, what readers may see ends here */
 #define PS_HEAD_LOG_END_OFF (PS_HEAD_WATERMARK_OFF + 8u) /* i64, copy of the good slot's offset */
-#define PS_HEAD_DURABLE_OFF (6u * PS_HEAD_LINE) /* i64 */
-#define PS_HEAD_STABLE_OFF (7u * PS_HEAD_LINE) /* i64 last stable offset, reserved */
-#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE) /* u32 futex word, changed by every wake-up */
-#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE) /* u32 */
+#define PS_HEAD_DURABLE_OFF (6u * PS_HEAD_LINE)          /* i64 */
+#define PS_HEAD_STABLE_OFF (7u * PS_HEAD_LINE)           /* i64 last stable offset, reserved */
+#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE)           /* u32 futex word, changed by every wake-up */
+#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE)          /* u32 */
 #define PS_HEAD_BYTES 4096u
 
 #define PS_HEAD_POISON_TAG 0x4e53494f50000000ull /* low 28 bits carry the errno */
 #define PS_HEAD_DELETED_MAGIC 0x444554454c454450ull
 
 /* A log-end slot; the two are written in turn, the sound one with the higher sequence counts. */
-#define PS_SLOT_SEQUENCE_OFF 0u /* u64 */
-#define PS_SLOT_LOG_END_OFF (PS_SLOT_SEQUENCE_OFF + 8u) /* i64 next offset to give out */
-#define PS_SLOT_SEGMENT_OFF (PS_SLOT_LOG_END_OFF + 8u) /* i64 base offset of the active segment */
-#define PS_SLOT_POSITION_OFF (PS_SLOT_SEGMENT_OFF + 8u) /* u64 where the next frame goes */
-#define PS_SLOT_FRAMES_OFF (PS_SLOT_POSITION_OFF + 8u) /* u64 frames in the active segment */
+#define PS_SLOT_SEQUENCE_OFF 0u                             /* u64 */
+#define PS_SLOT_LOG_END_OFF (PS_SLOT_SEQUENCE_OFF + 8u)     /* i64 next offset to give out */
+#define PS_SLOT_SEGMENT_OFF (PS_SLOT_LOG_END_OFF + 8u)      /* i64 base offset of the active segment */
+#define PS_SLOT_POSITION_OFF (PS_SLOT_SEGMENT_OFF + 8u)     /* u64 where the next frame goes */
+#define PS_SLOT_FRAMES_OFF (PS_SLOT_POSITION_OFF + 8u)      /* u64 frames in the active segment */
 #define PS_SLOT_MAX_TIMESTAMP_OFF (PS_SLOT_FRAMES_OFF + 8u) /* i64 of the active segment */
-#define PS_SLOT_EPOCH_OFF (PS_SLOT_MAX_TIMESTAMP_OFF + 8u) /* i32 leader epoch */
-#define PS_SLOT_RESERVED_OFF (PS_SLOT_EPOCH_OFF + 4u) /* u32 zero */
-#define PS_SLOT_CHECKSUM_OFF (PS_SLOT_RESERVED_OFF + 4u) /* u64 xxh3 of all bytes before it */
+#define PS_SLOT_EPOCH_OFF (PS_SLOT_MAX_TIMESTAMP_OFF + 8u)  /* i32 leader epoch */
+#define PS_SLOT_RESERVED_OFF (PS_SLOT_EPOCH_OFF + 4u)       /* u32 zero */
+#define PS_SLOT_CHECKSUM_OFF (PS_SLOT_RESERVED_OFF + 4u)    /* u64 xxh3 of all bytes before it */
 #define PS_SLOT_BYTES 64u
 
 /* ---- live: the store's liveness file --------------------------------------------------------- */
-#define PS_LIVE_MAGIC 0x31304556494c5350ull /* "PSLIVE01" */
-#define PS_LIVE_MAGIC_OFF 0u                /* u64 */
-#define PS_LIVE_INCARNATION_OFF (PS_LIVE_MAGIC_OFF + 8u) /* u64, never zero */
+#define PS_LIVE_MAGIC 0x31304556494c5350ull                /* "PSLIVE01" */
+#define PS_LIVE_MAGIC_OFF 0u                               /* u64 */
+#define PS_LIVE_INCARNATION_OFF (PS_LIVE_MAGIC_OFF + 8u)   /* u64, never zero */
 #define PS_LIVE_BOOT_ID_OFF (PS_LIVE_INCARNATION_OFF + 8u) /* 16 bytes, a hint for people */
-#define PS_LIVE_CHECKSUM_OFF (PS_LIVE_BOOT_ID_OFF + 16u) /* u64 xxh3 of all bytes before it */
+#define PS_LIVE_CHECKSUM_OFF (PS_LIVE_BOOT_ID_OFF + 16u)   /* u64 xxh3 of all bytes before it */
 #define PS_LIVE_BYTES 40u
 /* Byte ranges of the live file that are locked, never read: presence (shared by every opener) and
  * gate (held while presence is being tested). */

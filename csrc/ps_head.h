@@ -36,7 +36,8 @@ ps_head_verdict ps_head_check_identity(const uint8_t *head, const ps_head_identi
 /* The sound slot with the higher sequence; false when neither is sound. Under the append lock the answer is
  * exact; without it, a slot may change while it is read, which its checksum shows. */
 bool ps_head_read_slot(const uint8_t *head, ps_slot *out);
-/* Write the slot that is not the good one. Append lock held; slot->sequence must be the good one's plus one. */
+/* Write the slot that is not the good one. Append lock held; slot->sequence must be the good one's plus one.
+ */
 void ps_head_write_slot(uint8_t *head, const ps_slot *slot);
 
 /* The log start with its check word; -1 when they disagree. */
@@ -58,13 +59,19 @@ static inline void ps_head_set_poison(uint8_t *head, int os_errno) {
 static inline bool ps_head_deleted(const uint8_t *head) {
   return ps_acquire_u64(head + PS_HEAD_DELETED_OFF) == PS_HEAD_DELETED_MAGIC;
 }
-static inline int64_t ps_head_watermark(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_WATERMARK_OFF); }
-static inline int64_t ps_head_log_end(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_LOG_END_OFF); }
-static inline int64_t ps_head_durable(const uint8_t *head) { return ps_acquire_i64(head + PS_HEAD_DURABLE_OFF); }
+static inline int64_t ps_head_watermark(const uint8_t *head) {
+  return ps_acquire_i64(head + PS_HEAD_WATERMARK_OFF);
+}
+static inline int64_t ps_head_log_end(const uint8_t *head) {
+  return ps_acquire_i64(head + PS_HEAD_LOG_END_OFF);
+}
+static inline int64_t ps_head_durable(const uint8_t *head) {
+  return ps_acquire_i64(head + PS_HEAD_DURABLE_OFF);
+}
 
-/* Wake whoever waits for the watermark, which the caller has just moved. The fence orders that store before the
- * look at `waiters`; a waiter counts itself (seq_cst) before it looks at the watermark. So either the waiter
- * sees the new watermark, or the writer sees the waiter: a wake-up is never lost. */
+/* Wake whoever waits for the watermark, which the caller has just moved. The fence orders that store before
+ * the look at `waiters`; a waiter counts itself (seq_cst) before it looks at the watermark. So either the
+ * waiter sees the new watermark, or the writer sees the waiter: a wake-up is never lost. */
 bool ps_head_has_waiters(const uint8_t *head);
 void ps_head_signal(uint8_t *head);
 

@@ -48,8 +48,8 @@ static int create(const ps_env *env, int fd, const ps_segment *segment, uint32_t
   return rc < 0 ? rc : ps_os_pwrite_all(env, fd, header, sizeof header, 0);
 }
 
-static int open_file(const ps_env *env, const char *path, ps_segment *segment, bool writable, uint32_t interval,
-                     int *out, uint64_t *size) {
+static int open_file(const ps_env *env, const char *path, ps_segment *segment, bool writable,
+                     uint32_t interval, int *out, uint64_t *size) {
   uint8_t header[PS_INDEX_HEADER_BYTES];
   struct stat st;
   int fd = ps_os_openat(env, AT_FDCWD, path, writable ? O_RDWR | O_CREAT : O_RDONLY, 0666);
@@ -71,8 +71,8 @@ static int open_file(const ps_env *env, const char *path, ps_segment *segment, b
   return 0;
 }
 
-ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment, bool writable, bool by_pwrite,
-                        uint32_t interval_bytes, ps_error *err) {
+ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment, bool writable,
+                        bool by_pwrite, uint32_t interval_bytes, ps_error *err) {
   if (segment->index_map && (segment->index_writable || !writable)) return PS_OK;
   char name[PS_SEGMENT_NAME_BYTES], path[sizeof segment->path];
   ps_index_name(segment->base_offset, name);
@@ -111,7 +111,8 @@ static void store_entry(const ps_env *env, ps_segment *segment, uint32_t i, cons
     (void)ps_os_pwrite_all(env, segment->index_fd, entry, PS_INDEX_ENTRY_BYTES,
                            PS_INDEX_HEADER_BYTES + (int64_t)i * PS_INDEX_ENTRY_BYTES);
   else if (segment->index_write_map)
-    memcpy(segment->index_write_map + (entry_at(segment, i) - segment->index_map), entry, PS_INDEX_ENTRY_BYTES);
+    memcpy(segment->index_write_map + (entry_at(segment, i) - segment->index_map), entry,
+           PS_INDEX_ENTRY_BYTES);
   else
     memcpy(entry_at(segment, i), entry, PS_INDEX_ENTRY_BYTES);
 }
@@ -131,7 +132,8 @@ void ps_index_add(const ps_env *env, ps_segment *segment, int64_t offset, uint64
                   int64_t max_timestamp_before) {
   if (!segment->index_map || !segment->index_writable) return;
   uint32_t n = segment->index_count; /* other processes may have added entries since */
-  while (n < segment->index_capacity && ps_load_u64(entry_at(segment, n) + PS_INDEX_ENTRY_POSITION_OFF) != 0) n++;
+  while (n < segment->index_capacity && ps_load_u64(entry_at(segment, n) + PS_INDEX_ENTRY_POSITION_OFF) != 0)
+    n++;
   segment->index_count = n;
   if (n == segment->index_capacity) return;
   uint64_t last = n ? ps_load_u64(entry_at(segment, n - 1) + PS_INDEX_ENTRY_POSITION_OFF) : 0;

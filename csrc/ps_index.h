@@ -17,8 +17,8 @@ typedef struct ps_index_entry {
 /* Open the index of a segment, for writing too if asked: then it is created, or made anew when its header
  * does not fit the segment. Reading: PS_NOT_FOUND when there is none to be used. Caller holds the table
  * mutex, and the append lock when writing. */
-ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment, bool writable, bool by_pwrite,
-                        uint32_t interval_bytes, ps_error *err);
+ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment, bool writable,
+                        bool by_pwrite, uint32_t interval_bytes, ps_error *err);
 /* Empty it, before a rebuild. Caller holds the append lock. */
 void ps_index_reset(const ps_env *env, ps_segment *segment);
 /* Offer the frame at position; an entry is made when the last one is at least an interval behind. */

@@ -21,7 +21,8 @@ int64_t ps_segment_parse_name(const char *name) {
   int64_t base = 0;
   for (int i = 0; i < 20; i++) {
     if (name[i] < '0' || name[i] > '9') return -1;
-    if (__builtin_mul_overflow(base, 10, &base) || __builtin_add_overflow(base, name[i] - '0', &base)) return -1;
+    if (__builtin_mul_overflow(base, 10, &base) || __builtin_add_overflow(base, name[i] - '0', &base))
+      return -1;
   }
   return base;
 }
@@ -108,7 +109,8 @@ static ps_status read_header(const ps_env *env, int fd, ps_segment *segment, uin
   if (rc < 0) return ps_fail_errno(err, -rc, segment->path, "reading the segment header");
   ps_status status = ps_segment_decode_header(header, sizeof header, &info);
   if (status == PS_VERSION)
-    return ps_fail(err, status, segment->path, "the segment was written by a newer format version or feature");
+    return ps_fail(err, status, segment->path,
+                   "the segment was written by a newer format version or feature");
   if (status != PS_OK || info.base_offset != segment->base_offset)
     return ps_fail_corrupt(err, segment->path, segment->base_offset, 0, segment->base_offset,
                            "the segment header is damaged");

@@ -20,9 +20,9 @@ typedef struct ps_segment {
   uint32_t capacity; /* bytes the map spans: header, frames, seal */
   uint8_t topic_uuid[16];
   int64_t created_ns;
-  const uint8_t *map; /* read-only, capacity bytes, always there */
-  uint64_t readable;  /* bytes of the map the file is known to back, atomic; see ps_segment_backed */
-  uint64_t *verified; /* one bit per PS_ALIGN: the frame that starts there was checked whole */
+  const uint8_t *map;    /* read-only, capacity bytes, always there */
+  uint64_t readable;     /* bytes of the map the file is known to back, atomic; see ps_segment_backed */
+  uint64_t *verified;    /* one bit per PS_ALIGN: the frame that starts there was checked whole */
   int64_t max_timestamp; /* of a sealed segment, once max_timestamp_known (atomic) */
   bool max_timestamp_known;
   /* The index, opened under the log's table mutex and published by index_map (release). */

@@ -26,8 +26,8 @@ ps_status ps_fail_errno(ps_error *err, int os_errno, const char *path, const cha
   return status;
 }
 
-ps_status ps_fail_corrupt(ps_error *err, const char *path, int64_t segment, int64_t position,
-                          int64_t offset, const char *what) {
+ps_status ps_fail_corrupt(ps_error *err, const char *path, int64_t segment, int64_t position, int64_t offset,
+                          const char *what) {
   if (err) {
     fill(err, PS_CORRUPT, path, what);
     err->segment = segment;

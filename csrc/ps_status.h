@@ -8,14 +8,14 @@
 
 typedef enum ps_status {
   PS_OK = 0,
-  PS_END,          /* nothing (yet) to read at this place: not an error */
-  PS_OS_ERROR,     /* a system call failed: os_errno says how */
+  PS_END,      /* nothing (yet) to read at this place: not an error */
+  PS_OS_ERROR, /* a system call failed: os_errno says how */
   PS_NO_MEMORY,
-  PS_CORRUPT,      /* stored bytes are not what was written */
-  PS_VERSION,      /* written by a version, or with features, this code does not know */
-  PS_POISONED,     /* an earlier write or sync failed: reopen the store */
-  PS_DELETED,      /* the topic was deleted */
-  PS_FORKED,       /* the handle belongs to the process this one was forked from */
+  PS_CORRUPT,  /* stored bytes are not what was written */
+  PS_VERSION,  /* written by a version, or with features, this code does not know */
+  PS_POISONED, /* an earlier write or sync failed: reopen the store */
+  PS_DELETED,  /* the topic was deleted */
+  PS_FORKED,   /* the handle belongs to the process this one was forked from */
   PS_CLOSED,
   PS_TOO_LARGE,    /* a record or batch exceeds a limit */
   PS_INVALID,      /* a caller's argument cannot be stored */
@@ -25,7 +25,7 @@ typedef enum ps_status {
   PS_TRUNCATED,    /* the offset was cut away after it had been read */
   PS_EXISTS,
   PS_NOT_FOUND,
-  PS_UNSAFE_FS     /* a network or user-space file system */
+  PS_UNSAFE_FS /* a network or user-space file system */
 } ps_status;
 
 typedef struct ps_error {
@@ -43,7 +43,7 @@ ps_status ps_fail(ps_error *err, ps_status status, const char *path, const char 
 /* The same for a failed system call: keeps errno. */
 ps_status ps_fail_errno(ps_error *err, int os_errno, const char *path, const char *what);
 /* The same for damage, with its place. */
-ps_status ps_fail_corrupt(ps_error *err, const char *path, int64_t segment, int64_t position,
-                          int64_t offset, const char *what);
+ps_status ps_fail_corrupt(ps_error *err, const char *path, int64_t segment, int64_t position, int64_t offset,
+                          const char *what);
 
 #endif
