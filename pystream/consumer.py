@@ -102,6 +102,9 @@ class Consumer:
         for name in names:
             if isinstance(name, Pattern) or (isinstance(name, str) and name.startswith("^")):
                 raise UnsupportedError("subscription by pattern is not available in this version of pystream")
+            if not isinstance(name, str):
+                several = "; give several one by one: consumer(*names)" * isinstance(name, (list, tuple))
+                raise TypeError(f"topic name must be a str, not {type(name).__name__}{several}")
         found = [self._topic(name) for name in dict.fromkeys(names)]
         self._assign({(topic.name, index): None for topic in found for index in range(topic.partitions)})
 
@@ -239,7 +242,8 @@ class Consumer:
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         topics = ", ".join(map(repr, sorted({topic for topic, _ in self._readers}))) or "nothing"
-        return f"<pystream.Consumer of {topics}, {len(self._readers)} partitions{state}>"
+        count = len(self._readers)
+        return f"<pystream.Consumer of {topics}, {count} partition{'s' * (count != 1)}{state}>"
 
     # ---- inside -----------------------------------------------------------------------------------
 
@@ -264,6 +268,8 @@ class Consumer:
         """The key of an existing partition."""
         if not isinstance(given, tuple) or len(given) not in (2, 3):
             raise TypeError(f"expected a TopicPartition or (topic, partition), not {given!r}")
+        if type(given[1]) is int and given[:2] in self._readers:
+            return given[0], given[1]
         partition = self._topic(given[0]).partition(given[1])
         return partition.topic, partition.index
 

@@ -121,11 +121,18 @@ def refuse_unknown(function: str, options: Mapping[str, object]) -> None:
     """
     for name in options:
         if name in _LATER:
-            raise UnsupportedError(f"{name}=: {_LATER[name]} is not available in this version of pystream")
+            raise UnsupportedError(f"{name}=: not available in this version of pystream: {_LATER[name]}")
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
-def parse_int(name: str, value: object, *, minimum: int, maximum: int) -> int:
+def parse_flag(name: str, value: object) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}= must be True or False, not {type(value).__name__}")
+    return bool(value)
+
+
+def parse_int(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> int:
     """An integer between `minimum` and `maximum`, both included. Booleans are not integers here."""
     if type(value) is int:  # asking for SupportsIndex takes microseconds
         number = value
@@ -237,6 +244,8 @@ def parse_time(name: str, value: object) -> int:
     if isinstance(value, np.datetime64):
         nanoseconds = _datetime64_ns(name, value)
     elif isinstance(value, datetime):
+        if value != value:  # pandas' NaT is a datetime, too
+            raise OptionError(f"{name}=NaT: not a moment")
         if value.utcoffset() is None:
             raise OptionError(
                 f"{name}={value!r}: the datetime has no time zone; say which, "
@@ -244,6 +253,7 @@ def parse_time(name: str, value: object) -> int:
             )
         delta = value - _EPOCH
         nanoseconds = (delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000
+        nanoseconds += getattr(delta, "nanoseconds", 0)  # pandas' Timestamp is a datetime with more digits
     elif type(value) is not int and (
         isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex)
     ):
@@ -311,11 +321,24 @@ def parse_times(name: str, values: Any) -> Any:
                 at = int(np.argmax(small))
                 parse_time(f"{name}[{at}]", values[at])
         return values
-    return values if values is None or isinstance(values, (list, tuple)) else parse_time(name, values)
+    if values is None or isinstance(values, (list, tuple)):
+        return values
+    if hasattr(values, "__len__") and not isinstance(values, (str, bytes, np.ndarray)):
+        raise TypeError(
+            f"{name}= must be one moment, a list or an array, not {type(values).__name__}; a column becomes "
+            "an array by np.asarray(column, dtype='datetime64[ns]')"
+        )
+    return parse_time(name, values)
 
 
 def _datetime64_array(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    nanoseconds = values.astype("M8[ns]", copy=False)
+    try:
+        nanoseconds = values.astype("M8[ns]", copy=False)
+    except OverflowError:  # from NumPy 2.5 on; older ones wrap in silence
+        for at, moment in enumerate(values.flat):
+            if not np.isnat(moment):
+                parse_time(f"{name}[{at}]", moment)
+        raise
     if np.datetime_data(values.dtype)[0] not in ("ns", *_DATETIME64_PARTS):
         lost = (nanoseconds.astype(values.dtype) != values) & ~np.isnat(values)
         if lost.any():

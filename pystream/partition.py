@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pystream import options as opt
+from pystream._native.arrow import ArrowStream
 from pystream._native.producer import append_batch
 from pystream._native.reader import PartitionReader
 from pystream.errors import OffsetOutOfRangeError, OptionError
@@ -80,6 +81,9 @@ class Partition:
         timeout: opt.Duration | None = None,
     ) -> int:
         """Append records as one batch, all or none; they are acknowledged when this returns.
+
+        Arrays are read where they lie, first for the checksum and then for the copy: no other thread may
+        change them meanwhile, or the batch would not match its checksum.
 
         Args:
             values: n values: a list of bytes (None: a null value), an array of `dtype` or of `value_bytes`
@@ -218,6 +222,11 @@ class Partition:
         log = self._log()
         if durable:
             log.sync()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The partition from the earliest record to the end as it is now, as an Arrow stream; see `Topic`."""
+        reader = self._reader(None, None)
+        return ArrowStream(self._topic._schema, [reader]).__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         return f"<pystream.Partition {self.topic!r}/{self._index}>"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pystream.topic import Topic
 
 LINGER_NS_MAX: Final = 3600 * 10**9
+BUFFER_BYTES_DEFAULT: Final = 32 << 20
 BUFFER_BYTES_MAX: Final = 64 << 30
 
 Partitioner: TypeAlias = str | Callable[[bytes | None, int], int]
@@ -30,9 +31,10 @@ class Producer(ProducerCore):
     A record is acknowledged when `flush` has returned or its delivery callback was called. Records of one
     producer keep their order within a partition.
 
-    Records that cannot go out for now (the disk is full) stay queued and are tried again. Where trying is
-    in vain, the next `send`, `flush` or `close` raises `DeliveryError` with the number of records and, as
-    its cause, the reason.
+    When records do not go out, the next `send`, `flush` or `close` raises `DeliveryError` with their number
+    and, as its cause, the reason; a `send` that raises has not taken its own record. Where the reason may
+    pass (the disk is full), they stay queued and are tried again, so do not send them once more; `close`
+    gives up what is left. Delivery callbacks tell what became of each.
 
     Delivery callbacks run in the thread that calls `send`, `flush` or `close`.
 
@@ -44,8 +46,8 @@ class Producer(ProducerCore):
             256 KiB by default.
         batch_records: or when it has this many records; 1 to 16,777,216, which is the default.
         linger: or when its first record is this old; seconds, 0 to 1 h; 5 ms by default.
-        buffer_bytes: `send` waits while this much waits to go out; `batch_bytes` to 64 GiB; 32 MiB by
-            default.
+        buffer_bytes: `send` waits while this much waits to go out; `batch_bytes` to 64 GiB. 32 MiB by
+            default, or `batch_bytes` if that is more.
         partitioner: "murmur2" (the default): a record with a key goes where Kafka's Java client would send
             it, one without joins the batch of the moment. "sticky": all join the batch of the moment. Or
             a function of (key, number of partitions) that returns the partition.
@@ -64,12 +66,15 @@ class Producer(ProducerCore):
         batch_bytes: opt.Size = "256KiB",
         batch_records: int | None = None,
         linger: opt.Duration = 0.005,
-        buffer_bytes: opt.Size = "32MiB",
+        buffer_bytes: opt.Size | None = None,
         partitioner: Partitioner | None = None,
         on_delivery: OnDelivery | None = None,
         compression: str | None = None,
     ) -> None:
         batch = opt.parse_size("batch_bytes", batch_bytes, minimum=1, maximum=SEGMENT_BYTES_MAX)
+        buffer = max(BUFFER_BYTES_DEFAULT, batch)
+        if buffer_bytes is not None:
+            buffer = opt.parse_size("buffer_bytes", buffer_bytes, minimum=batch, maximum=BUFFER_BYTES_MAX)
         records = RECORDS_PER_BATCH_MAX
         if batch_records is not None:
             records = opt.parse_int("batch_records", batch_records, minimum=1, maximum=RECORDS_PER_BATCH_MAX)
@@ -81,9 +86,7 @@ class Producer(ProducerCore):
             batch_bytes=batch,
             batch_records=records,
             linger_ns=opt.parse_duration("linger", linger, maximum=LINGER_NS_MAX),
-            buffer_bytes=opt.parse_size(
-                "buffer_bytes", buffer_bytes, minimum=batch, maximum=BUFFER_BYTES_MAX
-            ),
+            buffer_bytes=buffer,
             partitioner=partitioner,
             on_delivery=on_delivery,
             codec=CODECS[codec],

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from pystream import metadata
 from pystream import options as opt
-from pystream._native.limits import DURABILITIES, IO_VERBS
+from pystream._native.limits import DURABILITIES, IO_VERBS, PARTITIONS_MAX
 from pystream._native.log import StoreHandle
 from pystream.consumer import Consumer, Start
 from pystream.errors import (
@@ -97,6 +97,7 @@ def open(
         StorageError: a system call failed.
     """
     opt.refuse_unknown("open", later)
+    create, force = opt.parse_flag("create", create), opt.parse_flag("force", force)
     directory = _parse_path(path)
     given: dict[str, Any] = {}
     if durability is not None:
@@ -326,6 +327,7 @@ class Store:
             StorageError: a system call failed; nothing is left behind.
         """
         opt.refuse_unknown("topic", later)
+        create = opt.parse_flag("create", create)
         self._check()
         opt.check_topic_name(name)
         given = TopicOptions.parse(
@@ -345,7 +347,7 @@ class Store:
         if found is None:
             if not create:
                 raise TopicNotFoundError(self._not_found(name), topic=name)
-            directory = f"{metadata.topic_directory(self._path, name)}/{opt.PARTITIONS_MAX - 1}"
+            directory = f"{metadata.topic_directory(self._path, name)}/{PARTITIONS_MAX - 1}"
             if len(os.fsencode(directory)) > opt.PARTITION_PATH_BYTES_MAX:
                 raise OptionError(
                     f"topic name {name!r}: too long for this store's path; {directory} "

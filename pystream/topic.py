@@ -11,6 +11,7 @@ from pystream import options as opt
 from pystream._native.arrow import ArrowStream, topic_schema
 from pystream._native.limits import CODECS, DURABILITIES, IO_VERBS
 from pystream._native.schema import Schema
+from pystream._native.writer import lag_ns_max
 from pystream.errors import OptionError
 from pystream.metadata import Identity, TopicOptions
 from pystream.partition import Partition, Position
@@ -81,13 +82,15 @@ class Topic:
         Raises:
             OptionError: there is no such partition.
         """
-        number = opt.parse_int("partition", index, minimum=0, maximum=opt.INT64_MAX)
-        if number >= self.partitions:
+        number = opt.parse_int("partition", index)
+        if not 0 <= number < self.partitions:
+            there = "only partition 0" if self.partitions == 1 else f"partitions 0 to {self.partitions - 1}"
             raise OptionError(
-                f"partition={number}: topic {self._name!r} has partitions 0 to {self.partitions - 1}",
+                f"partition={number}: topic {self._name!r} has {there}",
                 topic=self._name,
             )
-        return self._partitions.setdefault(number, Partition(self, number))
+        found = self._partitions.get(number)
+        return found if found is not None else self._partitions.setdefault(number, Partition(self, number))
 
     def append(
         self,
@@ -126,7 +129,7 @@ class Topic:
         batch_bytes: opt.Size = "256KiB",
         batch_records: int | None = None,
         linger: opt.Duration = 0.005,
-        buffer_bytes: opt.Size = "32MiB",
+        buffer_bytes: opt.Size | None = None,
         partitioner: str | Callable[[bytes | None, int], int] | None = None,
         on_delivery: Callable[..., object] | None = None,
         compression: str | None = None,
@@ -179,8 +182,18 @@ class Topic:
         return {p.index: (p.beginning_offset, p.end_offset) for p in partitions}
 
     def stats(self) -> dict[int, dict[str, int]]:
-        """For each partition, figures from the native floor: appends, bytes, syncs, segments and so on."""
-        return {index: self.partition(index)._log().stats() for index in range(self.partitions)}
+        """For each partition: offsets, what this process did, what is stored, what is lent.
+
+        log_start, high_watermark, log_end, durable: offsets. appends, appended_records, appended_bytes,
+        syncs, rolls, mends, cuts: by this process since it opened the store. segments, stored_bytes: on
+        disk. lent_segments, lent_bytes: held by readers and by what they lent. sync_lag_ns_max: the longest
+        that a record waited for the interval sync that covered it.
+        """
+        found = {}
+        for index in range(self.partitions):
+            log = self.partition(index)._log()
+            found[index] = log.stats() | {"sync_lag_ns_max": lag_ns_max(log)}
+        return found
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The topic from the earliest record to the end as it is now, as an Arrow stream.

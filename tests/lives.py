@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -159,3 +160,23 @@ def echo(channel: Any, path: str) -> None:
             if record.value == b"end":
                 break
             back.append([record.value])
+
+
+def fork_and_die_appending(channel: Any, path: str) -> None:
+    """Use every lock, leave a child that lives on with what it inherited, die with the append lock held."""
+    store = pystream.open(path)
+    topic = store.topic("t", create=True)
+    producer = topic.producer(linger=0.001)
+    producer.send(b"sent")
+    producer.flush()
+    topic.append([b"appended"])
+    topic.partition(0).flush()
+    child = os.fork()
+    if child == 0:
+        channel.close()
+        time.sleep(60)
+        os._exit(0)
+    channel.send((child, store._handle.incarnation))
+    channel.recv()
+    store._handle.arm("append.begun:1:kill")
+    topic.append([b"never"])

@@ -216,6 +216,8 @@ def test_subscribe_refuses(store: pystream.Store, clicks: pystream.Topic) -> Non
                 consumer.subscribe(pattern)
         with pytest.raises(TypeError, match="topic"):
             consumer.subscribe([5])
+        with pytest.raises(TypeError, match="one by one"):
+            store.consumer(["clicks", "other"])  # type: ignore[arg-type]
         assert len(consumer.assignment()) == 3
     with pytest.raises(TopicNotFoundError):
         store.consumer("nothing")

@@ -24,7 +24,7 @@ POINTS = {
     for verb, names in {
         "mmap": "append.body append.zeroed append.header",
         "any": "append.begun append.log_end append.published append.indexed append.even prepare.created "
-        "segment.header segment.renamed roll.seal roll.sealed roll.created roll.moved roll.cut",
+        "segment.header segment.renamed roll.seal roll.sealed roll.created roll.moved roll.cut sync.durable",
     }.items()
     for name in names.split()
 }
@@ -123,7 +123,7 @@ def test_killed_at_a_point(path: Path, io: str, point: str) -> None:
     if POINTS[point] not in ("any", io):
         return
     reached = 0
-    with create(path, io) as store:
+    with create(path, io, "sync" if point.startswith("sync") else "interval") as store:
         partition = store.topic("t").partition(0)
         reader = Reader(store)
         reader.start()
@@ -152,7 +152,7 @@ def test_killed_alone(path: Path, io: str, point: str) -> None:
     """Killed there with nobody else in the store, so that whoever opens it next recovers. Compressed."""
     if POINTS[point] not in ("any", io):
         return
-    create(path, io, compression="lz4").close()
+    create(path, io, "sync" if point.startswith("sync") else "interval", "lz4").close()
     acknowledged: list[tuple[int, int]] = []
     for writer, nth in enumerate([1, 3]):
         said, _ = append_until_killed(path, io, f"{point}:{nth}:kill", writer)

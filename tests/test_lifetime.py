@@ -375,3 +375,29 @@ def test_memory_does_not_leak(path: Path) -> None:
         for _ in range(60):
             cycle()
         assert peak() - before < 20_000  # KiB: one batch is 1 MB, and sixty leaked ones 60
+
+
+def test_what_is_lent_is_reported(path: Path) -> None:
+    with pystream.open(path) as store:
+        topic = store.topic("t", create=True, segment_bytes=65536)
+        topic.append([b"x" * 60_000])
+        topic.append([b"y" * 60_000])
+        assert topic.stats()[0]["lent_segments"] == 0
+        values = next(topic.batches()).values
+        stats = topic.stats()[0]
+        assert (stats["segments"], stats["lent_segments"]) == (2, 1)
+        assert 60_000 < stats["lent_bytes"] <= 65536
+        del values
+        assert topic.stats()[0]["lent_bytes"] == 0
+
+
+def test_the_achieved_loss_bound_is_reported(path: Path) -> None:
+    with pystream.open(path, sync_interval=0.01) as store:
+        partition = store.topic("t", create=True).partition(0)
+        assert store.topic("t").stats()[0]["sync_lag_ns_max"] == 0
+        partition.append([b"x"])
+        deadline = time.monotonic() + 30
+        while partition.durable_offset == 0 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert partition.durable_offset == 1
+        assert 0 < store.topic("t").stats()[0]["sync_lag_ns_max"] < 30 * 10**9

@@ -1,8 +1,11 @@
 """Sizes, durations, times, names and dtypes, at both sides of each limit."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 
 from pystream import OptionError
@@ -212,7 +215,7 @@ def test_time_range_limits() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "D"),
         np.datetime64("NaT", "ns"),
         datetime(2013, 1, 1),
         datetime(9999, 1, 1, tzinfo=UTC),
@@ -250,6 +253,33 @@ def test_times() -> None:
             opt.parse_times("t", np.array([opt.INT64_MIN, NEW_YEAR, number]))
     stamps = np.array([opt.INT64_MIN, opt.INT_TIME_MIN, NEW_YEAR])
     assert opt.parse_times("t", stamps) is stamps
+
+
+class Timestamp(datetime):
+    """A datetime with nanoseconds, and with one value that is no moment: what pandas has."""
+
+    def __sub__(self, other: Any) -> Any:
+        delta = super().__sub__(other)
+        return SimpleNamespace(
+            days=delta.days, seconds=delta.seconds, microseconds=delta.microseconds, nanoseconds=789
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return self.year == 1 or super().__ne__(other)
+
+
+def test_digits_beyond_microseconds_are_kept() -> None:
+    moment = Timestamp(2013, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
+    assert opt.parse_time("t", moment) == NEW_YEAR + 123_456_789
+    with pytest.raises(OptionError, match="t=NaT"):
+        opt.parse_time("t", Timestamp(1, 1, 1, tzinfo=UTC))
+
+
+def test_columns_of_times_become_arrays() -> None:
+    column = pyarrow.array([datetime(2013, 1, 1, tzinfo=UTC)])
+    with pytest.raises(TypeError, match=r"t= .*np\.asarray"):
+        opt.parse_times("t", column)
+    assert opt.parse_times("t", np.asarray(column, dtype="datetime64[ns]")).tolist() == [NEW_YEAR]
 
 
 # ---- names ----------------------------------------------------------------------------------------

@@ -116,6 +116,21 @@ def test_sync_topic_shows_only_what_is_durable(path: Path) -> None:
         check(partition, dict.fromkeys(range(3), 100 * COUNT))
 
 
+@pytest.mark.parametrize("size", [700, 300_000])
+def test_rolls_while_syncs_come_and_go(path: Path, size: int) -> None:
+    """Small batches go through the map, large ones by a call; both need the descriptors that syncs close."""
+    with pystream.open(path, io="mmap", force=True, sync_interval="1ms") as store:
+        topic = store.topic("t", create=True, segment_bytes=max(65536, 3 * size))
+        partition = topic.partition(0)
+        value = bytes(size)
+        for offset in range(300):
+            assert partition.append([value]) == offset
+            if offset % 7 == 0:
+                partition.flush()
+        assert topic.stats()[0]["rolls"] > 2
+        assert sum(1 for _ in partition) == 300
+
+
 def test_threads_read_one_partition(path: Path) -> None:
     """Each thread with its own iterator, while another appends and a fifth looks at single records."""
     with lives.open_store(str(path), "mmap") as store:
@@ -142,7 +157,7 @@ def test_threads_read_one_partition(path: Path) -> None:
         readers = [threading.Thread(target=guarded, args=(work,)) for work in (scan, scan, points)]
         for thread in readers:
             thread.start()
-        for begin in range(0, 400 * COUNT, COUNT):
+        for begin in range(0, 100 * COUNT, COUNT):
             partition.append([numbered(0, begin + i, 400) for i in range(COUNT)])
         stop.set()
         for thread in readers:

@@ -41,6 +41,13 @@ def test_limits(topic: pystream.Topic, option: str, refused: list[Any], accepted
     assert topic.partition(0).end_offset == len(accepted)
 
 
+def test_the_buffer_follows_the_batch(topic: pystream.Topic) -> None:
+    with topic.producer(batch_bytes="64MiB") as producer:  # more than the default of buffer_bytes
+        producer.send(b"x")
+    with pytest.raises(OptionError, match="buffer_bytes"):
+        topic.producer(batch_bytes="64MiB", buffer_bytes="63MiB")
+
+
 @pytest.mark.parametrize(
     "options",
     [

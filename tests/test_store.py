@@ -116,7 +116,15 @@ def test_open_refuses_values(tmp_path: Path, options: dict[str, object]) -> None
 
 @pytest.mark.parametrize(
     "options",
-    [{"durability": 1}, {"io": None}, {"sync_interval": b"1s"}, {"sink": 1}, {"sync_interval": True}],
+    [
+        {"durability": 1},
+        {"io": None},
+        {"sync_interval": b"1s"},
+        {"sink": 1},
+        {"sync_interval": True},
+        {"create": "no"},
+        {"force": 1},
+    ],
 )
 def test_open_refuses_types(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=next(iter(options))):
@@ -314,8 +322,10 @@ def test_partitions_of_a_topic(store: pystream.Store) -> None:
     assert topic.partition(2).index == 2
     assert topic.partition(2) is topic.partition(2)
     for index in (-1, 3, 10**30):
-        with pytest.raises(OptionError, match="partition"):
+        with pytest.raises(OptionError, match=f"partition={index}: topic 't' has partitions 0 to 2"):
             topic.partition(index)
+    with pytest.raises(OptionError, match="only partition 0"):
+        store.topic("one", create=True).partition(1)
     with pytest.raises(TypeError, match="partition"):
         topic.partition("1")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="3 partitions"):
@@ -494,6 +504,8 @@ def test_topic_is_an_arrow_stream(store: pystream.Store) -> None:
     assert table["value"].to_pylist() == [b"a", None, b"c"]
     assert table["key"].to_pylist() == [b"k", None, None]
     assert table["offset"].to_pylist() == [0, 1, 0]
+    assert pyarrow.table(topic.partition(0)).equals(table.slice(0, 2))
+    assert pyarrow.table(topic.partition(1)).equals(table.slice(2))
 
 
 def test_sync_topics_are_written_where_others_are_mapped(tmp_path: Path) -> None:

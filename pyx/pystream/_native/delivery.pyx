@@ -55,7 +55,7 @@ cdef object error_of(LogHandle log, const ps_error *err):
 
 cdef object delivery_error(LogHandle log, uint64_t records, object cause):
     error = DeliveryError(
-        f"{records} record{'s' if records != 1 else ''} of topic {log.topic!r} could not be delivered: {cause}",
+        f"{records} record{'s' if records != 1 else ''} of topic {log.topic!r} not delivered: {cause}",
         topic=log.topic, partition=log.partition)
     error.records = records
     error.__cause__ = cause

@@ -436,7 +436,8 @@ cdef class ProducerCore:
     def send_many(self, values, *, keys=None, headers=None, timestamps=None, partition=None):
         """Send n records in this thread, as batches of their own; they are delivered when it returns.
 
-        Everything is checked before anything is written. What was sent before goes first."""
+        Everything is checked before anything is written. What was sent before goes first. Arrays are read
+        where they lie, so no other thread may change them during the call."""
         cdef Input given = Input.__new__(Input)
         cdef Sender sender
         self.check_open()

@@ -495,6 +495,9 @@ cdef int arrow_part(Source source, const ArrowArray *array, str form, Schema sch
                 raise TypeError(f"{name} is an Arrow column of bytes, the topic of dtype {dtype}")
         else:
             spelling = _PRIMITIVES.get(form if not form.startswith("ts") else form[:3])
+            if form == "+s":
+                raise TypeError(f"{name} is a table: give one of its columns, or for a dtype= topic an array of its "
+                                "rows (of a pandas data frame, .to_records(index=False))")
             if spelling is None:
                 raise TypeError(f"{name} is an Arrow column of format {form!r}: give one of binary, string, fixed "
                                 "size binary or numbers (of a table, one column)")

@@ -165,7 +165,7 @@ cdef int found_dirty(LogHandle log) except -1:
 
 def lag_ns_max(LogHandle log not None):
     """The longest time, in ns, that a record of this process has waited for the sync that covered it."""
-    return ps_kept_lag_ns_max(keep(log))
+    return 0 if log.kept is None else ps_kept_lag_ns_max((<Kept>log.kept).entry)
 
 
 add_fork_hooks(before_fork, after_fork_parent, after_fork_child)
