@@ -5,8 +5,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import machine
 import pytest
+
+import machine
 from floors.build import load
 from race import Track
 

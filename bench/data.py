@@ -25,10 +25,11 @@ def values(count: int, width: int = VALUE_BYTES) -> list[bytes]:
 def words(count: int) -> list[bytes]:
     """`count` events as JSON, which compress about as text does."""
     pick = random.Random(SEED)
-    pages = [f"/shop/{name}" for name in ("home", "cart", "search", "item", "checkout", "help")]
+    pages = [b"/shop/" + name for name in (b"home", b"cart", b"search", b"item", b"checkout", b"help")]
+    flags = (b"true", b"false")
     return [
         b'{"user":%d,"page":"%s","ms":%d,"ok":%s}'
-        % (pick.randrange(10**6), pick.choice(pages).encode(), pick.randrange(5000), pick.choice((b"true", b"false")))
+        % (pick.randrange(10**6), pick.choice(pages), pick.randrange(5000), pick.choice(flags))
         for _ in range(count)
     ]
 

@@ -34,12 +34,16 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+LOAD_BEFORE = os.getloadavg()[0]
+
+
 def facts(path: str) -> dict[str, str]:
-    """What the table says about the machine; path: where the stores lie."""
+    """What the table says about the machine; path: where the stores lie. Other work on it shows in the load."""
     return {
         "processor": f"{_cpu()}, {os.cpu_count()} cores",
         "memory": f"{_memory_gib()} GiB",
         "system": f"Linux {platform.release().split('-')[0]}, {_filesystem(os.path.realpath(path))}",
         "python": f"CPython {platform.python_version()}, NumPy {_version('numpy')}",
         "pystream": _version("pystream-log"),
+        "load average": f"{LOAD_BEFORE:.1f} before, {os.getloadavg()[0]:.1f} after",
     }

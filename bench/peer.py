@@ -1,4 +1,7 @@
-"""The receiving side of a hand-over: peer.py FLOORS_MODULE STORE POST MODE COUNT. Prints latencies as JSON."""
+"""The receiving side of a hand-over: peer.py FLOORS_MODULE STORE POST MODE COUNT.
+
+Prints latencies in seconds as JSON.
+"""
 
 import importlib.util
 import json

@@ -94,20 +94,13 @@ class Track:
             thing = self._opened.pop()
             thing.close()
             if isinstance(thing, pystream.Store) and thing.path.startswith(self.root + os.sep):
-                if not any(isinstance(k, str) and k == thing.path for k in self._kept):
-                    shutil.rmtree(thing.path)
-
-    def keep_path(self, path: str) -> None:
-        """Do not delete the store at `path` after a round."""
-        self._kept.append(path)
+                shutil.rmtree(thing.path)
 
     def end(self) -> None:
         """Close everything."""
         self.clear()
         while self._kept:
-            thing = self._kept.pop()
-            if not isinstance(thing, str):
-                thing.close()
+            self._kept.pop().close()
 
     # ---- the clock
 
@@ -120,8 +113,10 @@ class Track:
         self.clear()
         return spent
 
-    def race(self, row: Row, figure: Runner, floors: Mapping[str, Runner] | None = None, rounds: int = 5) -> None:
-        """Time `figure` by pytest-benchmark, each round after one of every floor; the first is thrown away."""
+    def race(
+        self, row: Row, figure: Runner, floors: Mapping[str, Runner] | None = None, rounds: int = 5
+    ) -> None:
+        """Time `figure` with pytest-benchmark, each round after one of every floor, the first left out."""
         floors = floors or {}
         spent: dict[str, list[float]] = {name: [] for name in floors}
 

@@ -13,6 +13,13 @@ RATES = {"M/s": 1e6, "GB/s": 1e9}
 HEAD = ("work", "floor", "of the floor", "pystream", "ratio", "at best", "target", "met")
 
 
+LEGEND = """\
+A floor is the least work that any log must do for the same result, measured in the same run and in turn with
+the figure; where there are several ways to do it, the fastest. The ratio is the floor's time by pystream's: 1
+is as fast as the floor. Figures are medians unless they say otherwise; at best: the fastest rounds of both.
+"""
+
+
 def shown(seconds: float, row: dict[str, Any]) -> str:
     """A time of one round in the row's unit."""
     value = measure(seconds, row)
@@ -29,7 +36,7 @@ def target(row: dict[str, Any]) -> str:
     value, unit = f"{row['target']:g}", row["unit"]
     return {
         "ratio": f"≥ {value}",
-        "times": f"≤ {value} × the floor's time",
+        "times": f"≤ {value} times the floor's",
         "below": f"< {value} {unit}",
         "above": f"≥ {value} {unit}",
         "none": "",
@@ -86,12 +93,7 @@ def table(results: dict[str, Any]) -> str:
     body = "".join(f"| {' | '.join(cells)} |\n" for cells in lines[:1])
     body += "|---|---|--:|--:|--:|--:|---|---|\n"
     body += "".join(f"| {' | '.join(cells)} |\n" for cells in lines[1:])
-    return (
-        f"{facts}\n{body}\n"
-        "A floor is the least work that any log must do for the same result, in the same run and in turn with the\n"
-        "figure; of several ways to do it, the fastest. The ratio is the floor's time by pystream's: 1 is as fast as\n"
-        "the floor. Figures are medians unless they say otherwise; at best: of the fastest rounds of both.\n" + "".join(notes)
-    )
+    return f"{facts}\n{body}\n{LEGEND}{''.join(notes)}"
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 import data
 import pystream
-import pytest
 from race import Row
 
 PARTITIONS = data.scale("PARTITIONS", 1000)
@@ -60,8 +61,8 @@ def test_many_partitions(track, state):
     else:
         path = make()
         spent = [run(MANY, path) for _ in range(4)][1:]
-    label = {"new": "make,", "old": "open,"}[state]
-    row = Row(f"{label} append to and read {PARTITIONS:,} partitions, 1,024 descriptors", "below", 500, "ms")
+    label, kind = {"new": ("make,", "none"), "old": ("open a store,", "below")}[state]
+    row = Row(f"{label} append to and read {PARTITIONS:,} partitions with 1,024 descriptors", kind, 500, "ms")
     track.record(row, spent)
 
 
@@ -83,10 +84,9 @@ def test_hand_over(track, floors, mode):
         file.truncate(4096)
     with open(post_path, "r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
         post = floors.Post(memory)
+        command = [sys.executable, os.path.join(HERE, "peer.py"), floors.__file__]
         peer = subprocess.Popen(
-            [sys.executable, os.path.join(HERE, "peer.py"), floors.__file__, store.path, post_path, mode, str(count)],
-            stdout=subprocess.PIPE,
-            text=True,
+            [*command, store.path, post_path, mode, str(count)], stdout=subprocess.PIPE, text=True
         )
         assert peer.stdout is not None
         assert peer.stdout.readline() == "ready\n"
@@ -101,9 +101,11 @@ def test_hand_over(track, floors, mode):
         del post
     assert peer.returncode == 0
     times = json.loads(out)
-    kind, target, stat, unit = ("below", 2, "median", "us") if spinning else ("times", 1.5, "p99", "us")
-    row = Row(f"`append` to a consumer in another process, {mode}, {'p50' if spinning else 'p99'}", kind, target, unit,
-              stat=stat)  # fmt: skip
+    work = "`append` to a consumer in another process"
+    if spinning:
+        row = Row(f"{work}, spinning, p50", "below", 2, "us")
+    else:
+        row = Row(f"{work}, blocking, p99", "times", 1.5, "us", stat="p99")
     name = "a shared word, spinning" if spinning else "a bare futex"
     track.record(row, times["figure"], {name: times["floor"]})
 

@@ -3,10 +3,11 @@
 import os
 import threading
 
-import data
 import numpy as np
 import pyarrow as pa
 import pytest
+
+import data
 from race import Row
 
 BATCH_BYTES = 256 << 10

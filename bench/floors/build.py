@@ -16,7 +16,8 @@ def build() -> Path:
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    kernels = [*glob(str(ROOT / "csrc/ps_hash*.c")), *(str(ROOT / f"csrc/ps_{n}.c") for n in ("os", "status", "fault"))]
+    others = [str(ROOT / f"csrc/ps_{noun}.c") for noun in ("os", "status", "fault")]
+    kernels = sorted([*glob(str(ROOT / "csrc/ps_hash*.c")), *others])
     out = ROOT / "build" / f"floors-{sys.implementation.cache_tag}"
     # The project's flags, so that both sides are compiled alike; its setup() is not run.
     import setuptools
@@ -29,7 +30,7 @@ def build() -> Path:
     cflags, libs = project["system_libraries"]()
     extension = Extension(
         "floors",
-        [str(HERE / "floors.pyx"), str(HERE / "floors.c"), *sorted(kernels)],
+        [str(HERE / "floors.pyx"), str(HERE / "floors.c"), *kernels],
         include_dirs=[str(ROOT / "csrc"), str(HERE)],
         depends=[*glob(str(ROOT / "csrc/*.h")), str(HERE / "floors.h")],
         extra_compile_args=[*project["COMPILE"], *cflags],

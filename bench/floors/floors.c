@@ -77,7 +77,8 @@ int floor_sync(floor_file *file) { return ps_os_sync_data(&env, file->fd); }
 /* Where a checksum goes, so that the compiler cannot leave it out. */
 static volatile uint64_t checked;
 
-int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way) {
+int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
+                        floor_way way) {
   for (uint64_t at = 0; at < bytes; at += block) {
     uint64_t n = bytes - at < block ? bytes - at : block;
     checked = ps_hash(data + at, n);
@@ -87,11 +88,12 @@ int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, u
   return 0;
 }
 
-int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, uint8_t *scratch,
-                          floor_way way, uint64_t *stored) {
+int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
+                          uint8_t *scratch, floor_way way, uint64_t *stored) {
   for (uint64_t at = 0; at < bytes; at += block) {
     uint64_t n = bytes - at < block ? bytes - at : block;
-    int packed = LZ4_compress_default((const char *)data + at, (char *)scratch, (int)n, LZ4_compressBound((int)n));
+    int packed =
+        LZ4_compress_default((const char *)data + at, (char *)scratch, (int)n, LZ4_compressBound((int)n));
     if (packed <= 0) return -EINVAL;
     checked = ps_hash(scratch, (size_t)packed);
     int rc = floor_store(file, scratch, (uint64_t)packed, way);

@@ -35,8 +35,8 @@ int floor_sync(floor_file *file); /* fdatasync */
 /* For each `block` bytes of data: checksum, store. */
 int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way);
 /* The same through LZ4; scratch holds LZ4_compressBound(block). Adds the compressed sizes to *stored. */
-int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, uint8_t *scratch,
-                          floor_way way, uint64_t *stored);
+int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
+                          uint8_t *scratch, floor_way way, uint64_t *stored);
 /* `count` times: write `bytes` at the next multiple of `stride`, fdatasync. */
 int floor_sync_loop(floor_file *file, const void *data, uint64_t bytes, uint64_t stride, uint64_t count);
 /* One pass of xxh3 over the file in pieces of `block`. populate: fault each MiB in by one call first. */
@@ -50,7 +50,8 @@ typedef struct floor_post {
   uint32_t taken __attribute__((aligned(128))); /* messages the receiver has seen */
 } floor_post;
 void floor_post_send(floor_post *post, bool wake);
-/* Wait for message `number` (from 1); spin, or sleep on the word. Returns the latency in ns; -1 after 10 s. */
+/* Wait for message `number` (from 1); spin, or sleep on the word. Returns the latency in ns; -1 after 10 s.
+ */
 int64_t floor_post_receive(floor_post *post, uint32_t number, bool spin);
 
 #endif

@@ -42,7 +42,8 @@ cdef extern from "floors.h" nogil:
     void floor_file_drop(floor_file *file)
     int floor_store(floor_file *file, const void *data, uint64_t n, floor_way way)
     int floor_sync(floor_file *file)
-    int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way)
+    int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
+                            floor_way way)
     int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
                               uint8_t *scratch, floor_way way, uint64_t *stored)
     int floor_sync_loop(floor_file *file, const void *data, uint64_t bytes, uint64_t stride, uint64_t count)
@@ -187,8 +188,8 @@ cdef class File:
         if scratch == NULL:
             raise MemoryError()
         with nogil:
-            rc = floor_compress_blocks(&self.file, &data[0], <uint64_t>data.shape[0], block, scratch, <floor_way>way,
-                                       &stored)
+            rc = floor_compress_blocks(&self.file, &data[0], <uint64_t>data.shape[0], block, scratch,
+                                       <floor_way>way, &stored)
         free(scratch)
         check(rc, self.path)
         return stored
