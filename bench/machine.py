@@ -38,7 +38,7 @@ LOAD_BEFORE = os.getloadavg()[0]
 
 
 def facts(path: str) -> dict[str, str]:
-    """What the table says about the machine; path: where the stores lie. Other work on it shows in the load."""
+    """The machine, for the table; path: where the stores lie. Other work on it shows in the load."""
     return {
         "processor": f"{_cpu()}, {os.cpu_count()} cores",
         "memory": f"{_memory_gib()} GiB",
