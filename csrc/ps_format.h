@@ -137,11 +137,10 @@
 #define PS_INDEX_RESERVED_OFF (PS_INDEX_CAPACITY_OFF + 4u)
 #define PS_INDEX_CHECKSUM_OFF (PS_INDEX_HEADER_BYTES - 8u) /* u64 xxh3 of all bytes before it */
 #define PS_INDEX_HEADER_BYTES 64u
-#define PS_INDEX_ENTRY_OFFSET_OFF 0u                                 /* i64 base offset of the frame */
-#define PS_INDEX_ENTRY_MAX_TS_OFF (PS_INDEX_ENTRY_OFFSET_OFF + 8u)   /* i64, of all frames before it */
-#define PS_INDEX_ENTRY_POSITION_OFF (PS_INDEX_ENTRY_MAX_TS_OFF + 8u) /* u64; 0 = never written */
-#define PS_INDEX_ENTRY_CHECKSUM_OFF \
-  (PS_INDEX_ENTRY_POSITION_OFF + 8u) /* u64 xxh3 of all bytes before it, seeded with the salt */
+#define PS_INDEX_ENTRY_OFFSET_OFF 0u                                   /* i64 base offset of the frame */
+#define PS_INDEX_ENTRY_MAX_TS_OFF (PS_INDEX_ENTRY_OFFSET_OFF + 8u)     /* i64, of all frames before it */
+#define PS_INDEX_ENTRY_POSITION_OFF (PS_INDEX_ENTRY_MAX_TS_OFF + 8u)   /* u64; 0 = never written */
+#define PS_INDEX_ENTRY_CHECKSUM_OFF (PS_INDEX_ENTRY_POSITION_OFF + 8u) /* u64 xxh3, seeded with the salt */
 #define PS_INDEX_ENTRY_BYTES 32u
 
 /* ---- epochs: one entry each time the leader epoch changes ------------------------------------ */

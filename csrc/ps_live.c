@@ -51,34 +51,22 @@ static int begin_incarnation(const ps_env *env, int fd, uint64_t *incarnation) {
   return ps_os_pwrite_all(env, fd, p, sizeof p, 0);
 }
 
-ps_status ps_live_open(const ps_env *env, const char *store_path, int *out, uint64_t *incarnation,
-                       ps_error *err) {
-  char path[512];
-  snprintf(path, sizeof path, "%s/live", store_path);
-  int fd = ps_os_openat(env, AT_FDCWD, path, O_RDWR | O_CREAT, 0666);
-  if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the liveness file");
+ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err) {
   int rc;
   do rc = ps_os_lock_wait(env, fd, PS_LIVE_LOCK_GATE, false);
   while (rc == -EINTR);
   if (rc == 0) {
     rc = read_incarnation(env, fd, incarnation);
     bool alone = rc == 0 && ps_os_lock_try(env, fd, PS_LIVE_LOCK_PRESENCE, false) == 0;
-    if (rc == 0 && !alone &&
-        *incarnation == 0) { /* a new one would begin recovery under those who are inside */
-      (void)ps_os_unlock(fd, PS_LIVE_LOCK_GATE);
-      ps_os_close(fd);
-      return ps_fail_corrupt(err, path, -1, -1, -1,
-                             "the liveness file is damaged; close the store in every process first");
-    }
+    /* A new incarnation would begin recovery under those who are inside. */
+    bool damaged = rc == 0 && !alone && *incarnation == 0;
     if (rc == 0 && alone) rc = begin_incarnation(env, fd, incarnation);
     /* Alone: turns the exclusive lock into a shared one in one step. */
-    if (rc == 0) rc = ps_os_lock_try(env, fd, PS_LIVE_LOCK_PRESENCE, true);
+    if (rc == 0 && !damaged) rc = ps_os_lock_try(env, fd, PS_LIVE_LOCK_PRESENCE, true);
     (void)ps_os_unlock(fd, PS_LIVE_LOCK_GATE);
+    if (damaged)
+      return ps_fail_corrupt(err, path, -1, -1, -1,
+                             "the liveness file is damaged; close the store in every process first");
   }
-  if (rc < 0) {
-    ps_os_close(fd);
-    return ps_fail_errno(err, -rc, path, "taking the liveness lock");
-  }
-  *out = fd;
-  return PS_OK;
+  return rc < 0 ? ps_fail_errno(err, -rc, path, "taking the liveness lock") : PS_OK;
 }

@@ -136,9 +136,9 @@ ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t time
 void ps_log_wake(ps_log *log);
 
 /* ---- the store's liveness file --------------------------------------------------------------- */
-/* Open and lock STORE/live: returns the descriptor to keep open, and the incarnation, bumped when no
- * other opener was there. */
-ps_status ps_live_open(const ps_env *env, const char *store_path, int *fd, uint64_t *incarnation,
-                       ps_error *err);
+/* Lock STORE/live, open for reading and writing as fd, for as long as fd or a copy of it is open: the
+ * incarnation, a new one when no other opener was there. PS_CORRUPT when the file is damaged while others
+ * are. */
+ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err);
 
 #endif

@@ -285,18 +285,18 @@ static void test_newer_batch(void) {
 /* Who cannot read the incarnation does not begin another while somebody is there. */
 static void test_damaged_live_file(void) {
   fresh_directory();
-  int fd, second;
   uint64_t mine, theirs;
   ps_error err;
   char path[300];
-  CHECK_EQ(ps_live_open(&plain, directory, &fd, &mine, &err), PS_OK);
   snprintf(path, sizeof path, "%s/live", directory);
+  int first = open(path, O_RDWR | O_CREAT, 0666), second = open(path, O_RDWR);
+  CHECK_EQ(ps_live_enter(&plain, path, first, &mine, &err), PS_OK);
   flip(path, PS_LIVE_INCARNATION_OFF);
-  CHECK_EQ(ps_live_open(&plain, directory, &second, &theirs, &err), PS_CORRUPT);
-  close(fd);
-  CHECK_EQ(ps_live_open(&plain, directory, &fd, &theirs, &err), PS_OK);
+  CHECK_EQ(ps_live_enter(&plain, path, second, &theirs, &err), PS_CORRUPT);
+  close(first);
+  CHECK_EQ(ps_live_enter(&plain, path, second, &theirs, &err), PS_OK);
   CHECK(theirs != mine);
-  close(fd);
+  close(second);
 }
 
 static void everything(void) {

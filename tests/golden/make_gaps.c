@@ -53,13 +53,14 @@ static ps_columns three(const uint32_t *deltas) {
 int main(int argc, char **argv) {
   if (argc != 4 || strlen(argv[3]) != 32) return 2;
   char path[400];
-  int live;
   ps_log_options options = {.segment_bytes = PS_SEGMENT_BYTES_MIN,
                             .index_interval_bytes = 1024,
                             .durability = PS_DURABILITY_INTERVAL,
                             .io = PS_IO_MAP};
   for (int i = 0; i < 16; i++) sscanf(argv[3] + 2 * i, "%2hhx", &options.topic_uuid[i]);
-  must(ps_live_open(&plain, argv[1], &live, &options.incarnation, &err), "live");
+  snprintf(path, sizeof path, "%s/live", argv[1]);
+  int live = open(path, O_RDWR | O_CREAT, 0666);
+  must(ps_live_enter(&plain, path, live, &options.incarnation, &err), "live");
   snprintf(path, sizeof path, "%s/topics/%s/locks", argv[1], argv[2]);
   int locks = open(path, O_RDWR | O_CREAT, 0666);
   snprintf(path, sizeof path, "%s/topics/%s/0", argv[1], argv[2]);

@@ -249,5 +249,4 @@ cdef extern from "ps_log.h" nogil:
     void ps_log_wait_end(ps_log *log)
     ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns)
     void ps_log_wake(ps_log *log)
-    ps_status ps_live_open(const ps_env *env, const char *store_path, int *fd, uint64_t *incarnation,
-                           ps_error *err)
+    ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err)

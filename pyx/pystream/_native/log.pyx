@@ -5,13 +5,14 @@ import weakref
 from _thread import allocate_lock
 
 from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
     PS_CLOSED, PS_END, PS_INTERRUPTED, PS_IO_MAP, PS_IO_PWRITE, PS_IO_REFUSED, PS_OK, PS_TIMEOUT, ps_durability,
-    ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_open, ps_log, ps_log_after_fork, ps_log_check,
+    ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_enter, ps_log, ps_log_after_fork, ps_log_check,
     ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_find_time, ps_log_free, ps_log_get_stats,
     ps_log_high_watermark, ps_log_is_dirty, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
     ps_log_start_offset, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_close, ps_status,
@@ -19,6 +20,13 @@ from pystream._native.c_api cimport (
 from pystream._native.errors cimport raise_error
 
 from pystream._native.errors import ClosedError, ForkedError, OptionError
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int c_open "open"(const char *path, int flags, ...)
+    const int O_RDWR
+    const int O_CREAT
+    const int O_CLOEXEC
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -115,18 +123,28 @@ pthread_mutex_init(&registry_mutex, NULL)
 pthread_atfork(before_fork, after_fork_parent, after_fork_child)
 
 
-cdef int remember_fd(int fd) except -1:
+cdef int open_lock_file(str path) except -1:
+    """Open (or create) a file to be locked. No fork comes between its opening and its being listed."""
     global lock_fds
+    cdef bytes encoded = os.fsencode(path)
+    cdef const char *text = encoded
     cdef FdNode *node = <FdNode *>calloc(1, sizeof(FdNode))
+    cdef int failed = 0
     if node == NULL:
         raise MemoryError()
-    node.fd = fd
     with nogil:
         pthread_mutex_lock(&registry_mutex)
-        node.next = lock_fds
-        lock_fds = node
+        node.fd = c_open(text, O_RDWR | O_CREAT | O_CLOEXEC, 0o666)
+        if node.fd < 0:
+            failed = errno
+        else:
+            node.next = lock_fds
+            lock_fds = node
         pthread_mutex_unlock(&registry_mutex)
-    return 0
+    if failed:
+        free(node)
+        raise OSError(failed, os.strerror(failed), path)
+    return node.fd
 
 
 cdef void forget_fd(int fd) noexcept nogil:
@@ -210,19 +228,22 @@ cdef class StoreHandle:
 
     cdef int open(self, str path) except -1:
         cdef ps_error err
-        cdef bytes encoded = os.fsencode(path)
+        cdef str live = os.path.join(path, "live")
+        cdef bytes encoded = os.fsencode(live)
         cdef ps_status status
         cdef const char *text = encoded
-        if len(encoded) > 400:
-            raise OptionError(f"the path of a store may have 400 bytes at most, not {len(encoded)}: {path}")
+        if len(os.fsencode(path)) > 400:
+            raise OptionError(
+                f"the path of a store may have 400 bytes at most, not {len(os.fsencode(path))}: {path}")
         self.path = path
         self.generation = generation
         self.arm(os.environ.get("PYSTREAM_FAULT"))
+        self.live_fd = open_lock_file(live)
         with nogil:
-            status = ps_live_open(&self.env, text, &self.live_fd, &self.incarnation, &err)
+            status = ps_live_enter(&self.env, text, self.live_fd, &self.incarnation, &err)
         if status != PS_OK:
+            forget_fd(self.live_fd)
             raise_error(&err)
-        remember_fd(self.live_fd)
         self.opens = 1
         self.closed = False
         return 0
@@ -291,12 +312,11 @@ cdef class StoreHandle:
             return fd
         path = os.path.join(os.path.dirname(directory), "locks")
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = open_lock_file(path)
             mine, there = os.fstat(fd), os.stat(path)
             if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
                 break
-            os.close(fd)  # it was replaced between the two: two files would be two locks
-        remember_fd(fd)
+            forget_fd(fd)  # it was replaced between the two: two files would be two locks
         self.locks[uuid] = fd
         return fd
 
