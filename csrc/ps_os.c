@@ -148,6 +148,10 @@ void ps_os_unmap(void *address, size_t bytes) {
   if (address) munmap(address, bytes);
 }
 
+void ps_os_read_ahead(const void *address, size_t bytes, bool wanted) {
+  (void)madvise((void *)(uintptr_t)address, bytes, wanted ? MADV_NORMAL : MADV_RANDOM);
+}
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif

@@ -60,6 +60,9 @@ int ps_os_rename(const ps_env *env, int dirfd, const char *from, const char *to)
 int ps_os_unlink(const ps_env *env, int dirfd, const char *path);
 int ps_os_map(const ps_env *env, int fd, size_t bytes, bool writable, uint8_t **out);
 void ps_os_unmap(void *address, size_t bytes);
+/* Whether faults of a map read ahead, as they do at first. Reading ahead of what was never written makes
+ * pages that count as data from then on. */
+void ps_os_read_ahead(const void *address, size_t bytes, bool wanted);
 /* Fault pages in for writing; 0, or -errno that the caller may ignore. */
 int ps_os_populate_write(void *address, size_t bytes);
 

@@ -307,15 +307,19 @@ static belief read_belief(const ps_log *log, ps_head_verdict verdict) {
 static bool blank_from(ps_log *log, ps_segment *segment, uint64_t position) {
   int fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
   if (fd < 0) return false;
-  uint64_t end = segment->readable, at = position;
+  uint64_t end = segment->readable & ~7ull, at = position;
   bool blank = true;
-  while (blank && at + 8 <= end) {
+  ps_os_read_ahead(segment->map, segment->capacity, false);
+  while (blank && at < end) {
     int64_t data = ps_os_seek_data(log->env, fd, (int64_t)at);
     if (data == -ENXIO) break;
     if (data > (int64_t)at) at = (uint64_t)data;
-    for (uint64_t stop = at + PS_RESERVE_BYTES_MIN; blank && at < stop && at + 8 <= end; at += 8)
-      blank = ps_load_u64(segment->map + at) == 0;
+    /* Whole pages: the rest of one that was looked into would count as data. */
+    uint64_t stop = (at & ~4095ull) + PS_RESERVE_BYTES_MIN, any = 0;
+    for (; at < stop && at < end; at += 8) any |= ps_load_u64(segment->map + at);
+    blank = any == 0;
   }
+  ps_os_read_ahead(segment->map, segment->capacity, true);
   ps_os_close(fd);
   return blank;
 }

@@ -12,8 +12,8 @@ from pystream._native.c_api cimport (
     PS_CODEC_NONE, PS_HEADER_KEY_BYTES_MAX, PS_HEADERS_PER_RECORD_MAX, ps_binary, ps_os_now_ns,
 )
 from pystream._native.source cimport (
-    COLUMN_BYTES_MAX, Buffer, Source, View, kind_of, refuse_scalar, release_view, reserve, scalar_bytes,
-    set_bit, size_of,
+    COLUMN_BYTES_MAX, PREFETCH, Buffer, Source, View, kind_of, prefetch_item, refuse_scalar, release_view,
+    reserve, scalar_bytes, set_bit, size_of,
 )
 from pystream._native.write_api cimport ps_header
 
@@ -261,7 +261,11 @@ cdef class Input:
             each = self.schema.value_width + 9
             return min(stop, start + max(<int64_t>1, (bytes_max - total) // each))
         if order == NULL and self.keys is None and self.header_bytes == NULL:  # the common case, in a short loop
+            if self.values.bytes_total == self.values.bytes_max * <int64_t>self.count:  # all of one length
+                each = self.values.bytes_max + 13
+                return min(stop, start + max(<int64_t>1, (bytes_max - total) // each))
             for i in range(start, stop):
+                prefetch_item(self.values, i + PREFETCH)
                 total += size_of(self.values, i) + 13
                 if total > bytes_max and i > start:
                     return i

@@ -21,6 +21,9 @@ cdef extern from "Python.h":
     int get_view "PyObject_GetBuffer" (object owner, View *view, int flags) except -1
     void release_view "PyBuffer_Release" (View *view)
 
+cdef extern from *:
+    void __builtin_prefetch(const void *address) nogil
+
 # Memory that grows and is used again for the next batch.
 cdef struct Buffer:
     uint8_t *data
@@ -82,6 +85,14 @@ cdef class Source:
     cdef int gather(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                     Py_ssize_t *nulls) except -1
 
+
+# How far ahead items are fetched into the cache while the current one is looked at.
+cdef enum:
+    PREFETCH = 12
+
+cdef inline void prefetch_item(Source source, Py_ssize_t i) noexcept:
+    if source.items is not None and i < PySequence_Fast_GET_SIZE(source.items):
+        __builtin_prefetch(PySequence_Fast_ITEMS(source.items)[i])
 
 # Bytes of slot i, -1 = null, without a call where it is a bytes object in a list.
 cdef inline int64_t size_of(Source source, Py_ssize_t i) except -2:

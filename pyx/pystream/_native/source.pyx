@@ -10,9 +10,6 @@ import numpy as np
 
 from pystream._native.errors import RecordTooLargeError, UnsupportedError
 
-cdef extern from *:
-    void __builtin_prefetch(const void *address) nogil
-
 cdef extern from "ps_arrow.h" nogil:
     struct ArrowSchema:
         const char *format
@@ -31,8 +28,6 @@ cdef extern from "ps_arrow.h" nogil:
         int (*get_next)(ArrowArrayStream *, ArrowArray *) noexcept
         const char *(*get_last_error)(ArrowArrayStream *) noexcept
 
-# How far ahead items are fetched into the cache while the current one is copied.
-DEF PREFETCH = 12
 # Arrow's formats of numbers and times, as NumPy spells them.
 _PRIMITIVES = {
     "c": "i1", "C": "u1", "s": "<i2", "S": "<u2", "i": "<i4", "I": "<u4", "l": "<i8", "L": "<u8",
@@ -266,7 +261,8 @@ cdef class Source:
     cdef int check_parts(self) except -1:
         """Sizes of all slots; offsets that fall are refused before anything follows them."""
         cdef Py_ssize_t i
-        cdef int64_t size
+        cdef int64_t size, longest = 0, signs = 0
+        cdef const int32_t *offsets
         cdef Part *part
         self.part_at = 0
         part = self.parts
@@ -274,6 +270,16 @@ cdef class Source:
             self.bytes_max = part.width
             self.bytes_total = part.width * <int64_t>self.count
             return 0
+        if self.part_count == 1 and part.offsets32 != NULL and part.validity == NULL and self.width < 0:
+            offsets = part.offsets32
+            for i in range(self.count):
+                size = <int64_t>offsets[i + 1] - offsets[i]
+                signs |= size
+                longest = size if size > longest else longest
+            if signs >= 0 and offsets[0] >= 0:  # else the loop below says where
+                self.bytes_max = longest
+                self.bytes_total = <int64_t>offsets[self.count] - offsets[0]
+                return 0
         for i in range(self.count):
             size = self.size(i)
             if size < 0:
