@@ -22,10 +22,7 @@ typedef enum ps_status {
   PS_TIMEOUT,      /* a lock or wait did not end in time */
   PS_INTERRUPTED,  /* a wait was ended by a signal */
   PS_OUT_OF_RANGE, /* an offset below the log start or beyond the log end */
-  PS_TRUNCATED,    /* the offset was cut away after it had been read */
-  PS_EXISTS,
-  PS_NOT_FOUND,
-  PS_UNSAFE_FS /* a network or user-space file system */
+  PS_NOT_FOUND
 } ps_status;
 
 typedef struct ps_error {

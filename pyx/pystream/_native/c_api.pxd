@@ -42,10 +42,7 @@ cdef extern from "ps_status.h" nogil:
         PS_TIMEOUT
         PS_INTERRUPTED
         PS_OUT_OF_RANGE
-        PS_TRUNCATED
-        PS_EXISTS
         PS_NOT_FOUND
-        PS_UNSAFE_FS
     ctypedef struct ps_error:
         ps_status status
         int os_errno

@@ -3,8 +3,8 @@
 import os
 
 from pystream._native.c_api cimport (
-    PS_CLOSED, PS_CORRUPT, PS_DELETED, PS_EXISTS, PS_FORKED, PS_INTERRUPTED, PS_INVALID, PS_NO_MEMORY,
-    PS_NOT_FOUND, PS_OS_ERROR, PS_OUT_OF_RANGE, PS_POISONED, PS_TIMEOUT, PS_TOO_LARGE, PS_TRUNCATED, PS_UNSAFE_FS,
+    PS_CLOSED, PS_CORRUPT, PS_DELETED, PS_FORKED, PS_INTERRUPTED, PS_INVALID, PS_NO_MEMORY,
+    PS_NOT_FOUND, PS_OS_ERROR, PS_OUT_OF_RANGE, PS_POISONED, PS_TIMEOUT, PS_TOO_LARGE,
     PS_VERSION, ps_error,
 )
 
@@ -131,10 +131,7 @@ _CLASSES = {
     <int>PS_TIMEOUT: LockTimeoutError,
     <int>PS_INTERRUPTED: LockTimeoutError,
     <int>PS_OUT_OF_RANGE: OffsetOutOfRangeError,
-    <int>PS_TRUNCATED: LogTruncatedError,
-    <int>PS_EXISTS: TopicExistsError,
     <int>PS_NOT_FOUND: TopicNotFoundError,
-    <int>PS_UNSAFE_FS: UnsafeFileSystemError,
 }
 
 
