@@ -53,8 +53,13 @@ static inline uint64_t ps_acquire_u64(const void *p) {
 static inline void ps_release_u64(void *p, uint64_t v) {
   __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE);
 }
-static inline uint32_t ps_acquire_u32(const void *p) {
-  return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE);
+/* Between two looks at a word that another thread is about to change. */
+static inline void ps_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb"); /* waits a moment, which yield does not on most cores */
+#endif
 }
 /* Moves *p up to v, never down. Returns true if it moved. Release: what v covers is visible. */
 static inline bool ps_max_i64(void *p, int64_t v) {

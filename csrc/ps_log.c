@@ -221,14 +221,6 @@ void ps_log_wait_end(ps_log *log) {
 
 void ps_log_wake(ps_log *log) { ps_head_signal(log->head); }
 
-static void relax(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
 /* A writer that dies between the watermark and the wake-up tells nobody: look again this often. */
 #define WAIT_SLICE_NS 1000000000
 
@@ -238,7 +230,7 @@ ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t time
     if (ps_log_high_watermark(log) > offset) return PS_OK;
     int64_t waited = ps_os_monotonic_ns() - start;
     if (waited >= spin_ns || (timeout_ns >= 0 && waited >= timeout_ns)) break;
-    for (int i = 0; i < 32 && ps_log_high_watermark(log) <= offset; i++) relax();
+    for (int i = 0; i < 32 && ps_log_high_watermark(log) <= offset; i++) ps_pause();
   }
   for (;;) {
     int64_t left = WAIT_SLICE_NS;

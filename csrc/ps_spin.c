@@ -7,9 +7,7 @@ void ps_spin_wait(uint32_t *lock) {
   for (uint32_t round = 0;; round++) {
     for (int i = 0; i < 64; i++) {
       if (!__atomic_load_n(lock, __ATOMIC_RELAXED) && !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) return;
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+      ps_pause();
     }
     if (round < 16) {
       sched_yield();

@@ -43,17 +43,13 @@ from pystream._native.memory cimport ArrowArray
 
 from pystream._native.errors import ClosedError
 
+cdef extern from "ps_base.h" nogil:
+    void ps_pause()
+
 cdef extern from *:
     """
     #include <errno.h>
     #include <time.h>
-    static inline void ps_spin_pause(void) {
-    #if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
-    #elif defined(__aarch64__)
-      __asm__ __volatile__("isb");
-    #endif
-    }
     static inline int ps_flag_get(const int *flag) { return __atomic_load_n(flag, __ATOMIC_SEQ_CST); }
     static inline void ps_flag_set(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_SEQ_CST); }
     static inline int ps_nap(int64_t ns) {
@@ -61,7 +57,6 @@ cdef extern from *:
       return nanosleep(&t, NULL);
     }
     """
-    void ps_spin_pause() noexcept nogil
     int ps_flag_get(const int *flag) noexcept nogil
     void ps_flag_set(int *flag, int value) noexcept nogil
     int ps_nap(int64_t ns) noexcept nogil
@@ -303,7 +298,7 @@ cdef bint spin(const Watch *watches, size_t count, const int *halt, int64_t unti
         for look in range(SPIN_LOOKS):
             if moved(watches, count, halt):
                 return True
-            ps_spin_pause()
+            ps_pause()
         if ps_os_monotonic_ns() >= until:
             return False
 
