@@ -50,6 +50,9 @@ if SANITIZE:
 if WERROR:
     WARNINGS.append("-Werror")
 
+# How many compilers at once.
+CORES = len(os.sched_getaffinity(0))
+
 NEEDED = ("liblz4 >= 1.8.0", "libxxhash >= 0.8.0")
 INSTALL = """pystream needs the LZ4 and xxHash development files, found through pkg-config ({problem}).
 Install them and try again:
@@ -107,6 +110,7 @@ class BuildModules(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.kept = kept_under("modules")
+        self.parallel = self.parallel or CORES
 
     def run(self):
         # Not before: naming the sources, as an sdist does, needs neither libraries nor Cython.
@@ -119,6 +123,7 @@ class BuildModules(build_ext):
                 for extension in self.extensions
             ],
             build_dir="build/cython",
+            nthreads=CORES,
             include_path=["pyx"],
             compiler_directives={"language_level": 3},
         )

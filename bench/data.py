@@ -22,6 +22,12 @@ def values(count: int, width: int = VALUE_BYTES) -> list[bytes]:
     return [blob[i : i + width] for i in range(0, len(blob), width)]
 
 
+def texts(count: int, width: int = VALUE_BYTES) -> list[str]:
+    """`count` distinct texts of `width` ASCII characters."""
+    digits = random.Random(SEED).randbytes(count * width // 2).hex()
+    return [digits[i : i + width] for i in range(0, len(digits), width)]
+
+
 def words(count: int) -> list[bytes]:
     """`count` events as JSON, which compress about as text does."""
     pick = random.Random(SEED)

@@ -68,6 +68,37 @@ def test_records(track, library, ready):
     track.race(row, loop(topic.records), {floor: loop(make)})
 
 
+def test_records_text(track, shelf):
+    path = os.path.join(shelf, "texts")
+    texts = data.texts(RECORDS)
+    with pystream.open(path) as store, store.topic("texts", create=True, value="utf8").producer() as producer:
+        producer.send_many(texts)
+    store = track.keep(pystream.open(path))
+
+    def through():
+        records = store.topic("texts", value="utf8").records()
+
+        def work():
+            for record in records:
+                record.offset  # noqa: B018
+                record.value  # noqa: B018
+
+        return work
+
+    def by_hand():
+        records = store["texts"].records()
+
+        def work():
+            for record in records:
+                record.offset  # noqa: B018
+                record.value.decode()
+
+        return work
+
+    row = Row('records with `value="utf8"`, reading `.offset` and `.value`', "ratio", 1, "ns", len(texts))
+    track.race(row, through, {"bytes and `.decode()`": by_hand})
+
+
 def test_batches_first(track, library):
     with pystream.open(library) as store:
         paths = segments(store["large"])

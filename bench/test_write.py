@@ -80,6 +80,35 @@ def test_send_and_flush(track, values):
     track.race(row, sender(track, values, True), {"no-op call": call_floor(track, values)})
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
+def test_send_text(track, many):
+    texts = data.texts(SENDS // 2)
+
+    def writer(by_hand):
+        def prepare():
+            options = {} if by_hand else {"value": "utf8"}
+            producer = track.producer(track.topic(warm=[b"first"]), **options)
+            send, send_many = producer.send, producer.send_many
+
+            def loop():
+                for text in texts:
+                    send(text)
+
+            def encoding_loop():
+                for text in texts:
+                    send(text.encode())
+
+            if many:
+                return lambda: send_many([text.encode() for text in texts] if by_hand else texts)
+            return encoding_loop if by_hand else loop
+
+        return prepare
+
+    call = "`send_many` of a list of str" if many else "`send` loop of str"
+    row = Row(f'{call}, 100 characters, `value="utf8"`', "ratio", 1, "ns", len(texts))
+    track.race(row, writer(False), {"bytes by `.encode()`": writer(True)})
+
+
 def test_send_sustained(track, values, blob):
     def prepare():
         producer = track.producer(track.topic(warm=[b"first"]))

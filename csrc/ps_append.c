@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "ps_log_internal.h"
@@ -14,70 +13,6 @@
  * pages many at a time, in large folios, and the map one fault at a time (3.5 against 2.4 GB/s at 256
  * KiB, 1.2 against 1.3 at 16 KiB). */
 #define STORE_BY_CALL_BYTES_MIN (64u << 10)
-
-static off_t lock_place(const ps_log *log, int which) {
-  return (off_t)log->options.partition * PS_LOCK_STRIDE + which;
-}
-
-static int64_t remaining(int64_t deadline) { return deadline - ps_os_monotonic_ns(); }
-
-static int lock_mutex(pthread_mutex_t *mutex, int64_t timeout_ns) {
-  if (timeout_ns < 0) return pthread_mutex_lock(mutex);
-  int rc = pthread_mutex_trylock(mutex);
-  if (rc == 0 || timeout_ns == 0) return rc;
-  int64_t until = ps_os_now_ns() + timeout_ns;
-  struct timespec t = {until / 1000000000, until % 1000000000};
-  return pthread_mutex_timedlock(mutex, &t);
-}
-
-/* A timed wait for a range lock: the kernel has none, so try with growing pauses. */
-static int lock_range_until(ps_log *log, off_t at, int64_t deadline) {
-  int64_t pause_ns = 20000;
-  for (;;) {
-    int rc = ps_os_lock_try(log->env, log->locks_fd, at, false);
-    if (rc != -EAGAIN) return rc;
-    int64_t left = remaining(deadline);
-    if (left <= 0) return -ETIMEDOUT;
-    if (pause_ns > left) pause_ns = left;
-    struct timespec t = {0, pause_ns};
-    if (nanosleep(&t, NULL) < 0) return -EINTR;
-    if (pause_ns < 5000000) pause_ns *= 2;
-  }
-}
-
-ps_status ps_log_lock_append(ps_log *log, int64_t timeout_ns, ps_error *err) {
-  int64_t deadline = timeout_ns > 0 ? ps_os_monotonic_ns() + timeout_ns : 0;
-  int rc = lock_mutex(&log->append_mutex, timeout_ns);
-  if (rc == 0) {
-    off_t at = lock_place(log, PS_LOCK_APPEND);
-    rc = ps_os_lock_try(log->env, log->locks_fd, at, false);
-    if (rc == -EAGAIN) {
-      if (timeout_ns == 0)
-        rc = -ETIMEDOUT;
-      else
-        rc = timeout_ns < 0 ? ps_os_lock_wait(log->env, log->locks_fd, at, false)
-                            : lock_range_until(log, at, deadline);
-    }
-    if (rc == 0) return PS_OK;
-    pthread_mutex_unlock(&log->append_mutex);
-    rc = -rc;
-  }
-  if (rc == EBUSY || rc == ETIMEDOUT) {
-    char what[128];
-    snprintf(what, sizeof what,
-             "another writer (pid %" PRIu64 ") kept the append lock for longer than the timeout",
-             ps_acquire_u64(log->head + PS_HEAD_HOLDER_OFF));
-    return ps_fail(err, PS_TIMEOUT, log->dir, what);
-  }
-  if (rc == EINTR)
-    return ps_fail(err, PS_INTERRUPTED, log->dir, "a signal came while waiting for the append lock");
-  return ps_fail_errno(err, rc, log->dir, "taking the append lock");
-}
-
-void ps_log_unlock_append(ps_log *log) {
-  (void)ps_os_unlock(log->locks_fd, lock_place(log, PS_LOCK_APPEND));
-  pthread_mutex_unlock(&log->append_mutex);
-}
 
 /* The descriptor stays open from before the first store until a sync has covered the last one: only so does
  * that sync learn of every write-back error in between. */
@@ -90,9 +25,13 @@ static ps_status keep_descriptor(ps_log *log, ps_segment *segment, ps_error *err
 }
 
 ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
-  if (log->active && log->active->base_offset == base_offset) return keep_descriptor(log, log->active, err);
+  bool known = log->active && log->active->base_offset == base_offset;
+  if (PS_LIKELY(known && log->active->fd >= 0)) return PS_OK;
+  ps_status status = ps_log_check_place(log, err);
+  if (status != PS_OK) return status;
+  if (known) return keep_descriptor(log, log->active, err);
   ps_segment *segment;
-  ps_status status = ps_table_at(log, base_offset, &segment, err);
+  status = ps_table_at(log, base_offset, &segment, err);
   if (status == PS_NOT_FOUND)
     return ps_fail_corrupt(err, log->dir, base_offset, -1, base_offset, "the active segment is missing");
   if (status != PS_OK) return status;
@@ -260,12 +199,14 @@ ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader
 
 ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err) {
   ps_segment *old = log->active;
+  ps_status status = ps_log_check_place(log, err);
+  if (status != PS_OK) return status;
   uint8_t seal_bytes[PS_SEAL_BYTES];
   ps_seal seal = {slot->log_end, slot->frames, slot->max_timestamp};
   ps_seal_encode(&seal, old->salt, slot->position, seal_bytes);
   ps_piece piece = {seal_bytes, sizeof seal_bytes};
   PS_POINT(log->env, "roll.seal");
-  ps_status status = ps_log_store(log, slot->position, &piece, 1, err);
+  status = ps_log_store(log, slot->position, &piece, 1, err);
   if (status != PS_OK) return status;
   __atomic_store_n(&old->dirty_end, slot->log_end + 1, __ATOMIC_RELEASE);
   uint64_t used = slot->position + PS_SEAL_BYTES;
@@ -434,7 +375,7 @@ static ps_status begin(ps_log *log, ps_slot *slot, ps_error *err) {
     return ps_fail_corrupt(err, log->active->path, slot->segment, (int64_t)slot->position, slot->log_end,
                            "the head places the log end beyond the segment; reopen the store");
   uint64_t state = ps_acquire_u64(head + PS_HEAD_STATE_OFF);
-  ps_release_u64(head + PS_HEAD_HOLDER_OFF, log->pid);
+  if (!log->held) ps_release_u64(head + PS_HEAD_HOLDER_OFF, log->pid);
   if (PS_UNLIKELY(state & 1)) return ps_log_mend(log, slot, err); /* state stays odd */
   ps_release_u64(head + PS_HEAD_STATE_OFF, state + 1);
   __atomic_signal_fence(
@@ -490,9 +431,21 @@ static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_of
   return status;
 }
 
+ps_status ps_log_settle(ps_log *log, ps_error *err) {
+  ps_slot slot;
+  ps_status status = ps_log_check_writable(log, err);
+  if (status == PS_OK) status = ps_log_lock_append(log, -1, err);
+  if (status != PS_OK) return status;
+  uint64_t state = ps_acquire_u64(log->head + PS_HEAD_STATE_OFF);
+  if (state & 1) status = begin(log, &slot, err);
+  if (state & 1 && status == PS_OK) ps_release_u64(log->head + PS_HEAD_STATE_OFF, state + 1);
+  ps_log_unlock_append(log);
+  return status;
+}
+
 ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset,
                         ps_error *err) {
-  ps_status status = ps_log_check(log, err);
+  ps_status status = ps_log_check_writable(log, err);
   if (status != PS_OK) return status;
   if (batch->meta.frame_bytes > ps_log_frame_bytes_max(log))
     return ps_fail(err, PS_TOO_LARGE, log->dir, "the batch does not fit a segment");
@@ -503,7 +456,7 @@ ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int
   if (status != PS_OK) return status;
   status = append_locked(log, batch, base_offset, err);
   ps_log_unlock_append(log);
-  if (status != PS_OK) return status;
+  if (status != PS_OK) return ps_log_explain(log, status, err);
   ps_log_count(&log->appends, 1);
   ps_log_count(&log->appended_records, batch->meta.record_count);
   ps_log_count(&log->appended_bytes, batch->meta.frame_bytes);

@@ -16,7 +16,7 @@ void ps_cursor_clear(ps_cursor *cursor) {
 
 static void place(ps_cursor *cursor, ps_segment *segment, uint64_t position, int64_t next_offset) {
   ps_segment_unref(cursor->segment);
-  *cursor = (ps_cursor){segment, position, next_offset};
+  *cursor = (ps_cursor){segment, position, next_offset, cursor->generation};
 }
 
 /* Decode the header at the cursor. PS_END: no frame of this log stands there. */
@@ -89,6 +89,10 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
   if (ps_head_read_slot(log->head, &slot) && slot.log_end == offset) { /* at the end: no need to walk */
     status = ps_table_at(log, slot.segment, &segment, err);
     if (status == PS_OK) place(&at, segment, slot.position, offset);
+    if (status == PS_NOT_FOUND && log->options.read_only) { /* nothing was ever written: placed when it is */
+      at.next_offset = offset;
+      status = PS_OK;
+    }
   } else {
     status = ps_table_holding(log, offset, &segment, err);
     if (status == PS_OK) {
@@ -110,8 +114,9 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
   }
   if (status != PS_OK) {
     ps_cursor_clear(&at);
-    return status;
+    return ps_log_explain(log, status, err);
   }
+  at.generation = cursor->generation;
   ps_cursor_clear(cursor);
   *cursor = at;
   return PS_OK;
@@ -134,15 +139,30 @@ static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_e
   return PS_OK;
 }
 
+/* Since a writer's recovery, the file the cursor is in may be another's, or aside: it is placed anew. */
+static void leave_old_view(ps_log *log, ps_cursor *cursor) {
+  uint64_t now = __atomic_load_n(&log->view.generation, __ATOMIC_ACQUIRE);
+  if (cursor->generation == now) return;
+  int64_t offset = cursor->next_offset;
+  ps_cursor_clear(cursor);
+  cursor->next_offset = offset;
+  cursor->generation = now;
+}
+
 ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err) {
   for (;;) {
-    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked))) return ps_log_check(log, err);
-    if (cursor->next_offset >= ps_log_high_watermark(log))
-      return PS_UNLIKELY(ps_head_deleted(log->head)) ? ps_log_check(log, err) : PS_END;
+    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked) || ps_head_deleted(log->head)))
+      return ps_log_check(log, err);
+    if (cursor->next_offset >= ps_log_high_watermark(log)) return PS_END;
+    if (PS_UNLIKELY(log->options.read_only)) leave_old_view(log, cursor);
+    if (PS_UNLIKELY(!cursor->segment)) {
+      ps_status placed = ps_cursor_seek(log, cursor, cursor->next_offset, err);
+      if (placed != PS_OK) return placed;
+    }
     ps_status status = frame_here(log, cursor, &view->meta);
     if (PS_LIKELY(status == PS_OK)) break;
     status = status == PS_VERSION ? newer_frame(cursor, err) : next_segment(log, cursor, err);
-    if (status != PS_OK) return status;
+    if (status != PS_OK) return ps_log_explain(log, status, err);
   }
   ps_status status = verify(cursor, &view->meta, err);
   if (status != PS_OK) return status;
@@ -238,10 +258,11 @@ static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t times
 }
 
 ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err) {
-  ps_status status = ps_table_refresh(log, err);
-  if (status != PS_OK) return status;
+  /* First: where the log is read_only, it may have the table read anew. */
   int64_t *bases, watermark = ps_log_high_watermark(log);
   size_t count;
+  ps_status status = ps_table_refresh(log, err);
+  if (status != PS_OK) return ps_log_explain(log, status, err);
   status = ps_table_bases(log, &bases, &count, err);
   if (status != PS_OK) return status;
   status = PS_END;
@@ -255,5 +276,5 @@ ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int6
     ps_segment_unref(segment);
   }
   free(bases);
-  return status;
+  return ps_log_explain(log, status, err);
 }

@@ -166,6 +166,7 @@
 #define PS_HEAD_IDENTITY_CHECKSUM_OFF (PS_HEAD_INODE_OFF + 8u)   /* u64 xxh3 of all bytes before it */
 #define PS_HEAD_STATE_OFF (PS_HEAD_LINE)                         /* u64, odd while an append is under way */
 #define PS_HEAD_HOLDER_OFF (PS_HEAD_STATE_OFF + 8u)              /* u64 pid of the last writer, advisory */
+#define PS_HEAD_HELD_FLAG (1ull << 63)                           /* of `holder`: keeps the append lock */
 #define PS_HEAD_INCARNATION_OFF (2u * PS_HEAD_LINE)              /* u64 */
 #define PS_HEAD_POISON_OFF (PS_HEAD_INCARNATION_OFF + 8u)        /* u64, 0 = sound, else errno | tag */
 #define PS_HEAD_DELETED_OFF (PS_HEAD_POISON_OFF + 8u)            /* u64, PS_HEAD_DELETED_MAGIC = deleted */

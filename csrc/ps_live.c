@@ -70,3 +70,17 @@ ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *i
   }
   return rc < 0 ? ps_fail_errno(err, -rc, path, "taking the liveness lock") : PS_OK;
 }
+
+ps_status ps_live_look(const ps_env *env, int fd, uint64_t *incarnation, ps_presence *presence,
+                       ps_error *err) {
+  *incarnation = 0;
+  *presence = PS_PRESENCE_NOBODY;
+  if (fd < 0) return PS_OK;
+  int held = ps_os_lock_look(env, fd, PS_LIVE_LOCK_PRESENCE);
+  /* Alone for the moment of its coming: the incarnation is being changed. */
+  *presence = held == 0             ? PS_PRESENCE_NOBODY
+              : held == F_WRLCK + 1 ? PS_PRESENCE_CHANGING
+                                    : PS_PRESENCE_WRITERS;
+  int rc = held < 0 ? held : read_incarnation(env, fd, incarnation); /* after the look: it is theirs */
+  return rc < 0 ? ps_fail_errno(err, -rc, "live", "looking who has the store open") : PS_OK;
+}

@@ -10,14 +10,59 @@
 
 #include "ps_log_internal.h"
 
-static ps_status map_head(ps_log *log, bool create, ps_head_identity *identity, ps_error *err) {
+/* ---- the place ------------------------------------------------------------------------------ */
+
+static ps_status note_locks(ps_log *log, ps_error *err) {
+  struct stat st;
+  int rc = ps_os_stat_fd(log->env, log->locks_fd, &st);
+  if (rc < 0) return ps_fail_errno(err, -rc, log->dir, "looking at the topic's locks");
+  log->locks_device = (uint64_t)st.st_dev;
+  log->locks_inode = (uint64_t)st.st_ino;
+  return PS_OK;
+}
+
+static ps_status fail_deleted(const ps_log *log, ps_error *err) {
+  return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
+}
+
+ps_status ps_log_check_place(ps_log *log, ps_error *err) {
+  char path[512];
+  struct stat st;
+  const char *slash = strrchr(log->dir, '/');
+  if (!log->options.topic_locks || !slash) return PS_OK;
+  if (ps_log_flag(&log->gone)) return fail_deleted(log, err);
+  snprintf(path, sizeof path, "%.*s/locks", (int)(slash - log->dir), log->dir);
+  int rc = ps_os_stat_at(log->env, AT_FDCWD, path, &st);
+  if (rc < 0 && rc != -ENOENT && rc != -ENOTDIR)
+    return ps_fail_errno(err, -rc, path, "looking for the topic's directory");
+  if (rc == 0 && (uint64_t)st.st_dev == log->locks_device && (uint64_t)st.st_ino == log->locks_inode)
+    return PS_OK;
+  __atomic_store_n(&log->gone, true, __ATOMIC_RELEASE);
+  return fail_deleted(log, err);
+}
+
+ps_status ps_log_explain(ps_log *log, ps_status status, ps_error *err) {
+  if (PS_LIKELY(status != PS_CORRUPT && status != PS_OS_ERROR && status != PS_NOT_FOUND)) return status;
+  if (log->head && ps_head_deleted(log->head)) return fail_deleted(log, err);
+  return ps_log_check_place(log, NULL) == PS_DELETED ? fail_deleted(log, err) : status;
+}
+
+/* ---- opening and closing -------------------------------------------------------------------- */
+
+/* Map the head. `make`, append lock held: it is made if it is not there, or not whole; else PS_NOT_FOUND. */
+static ps_status map_head(ps_log *log, bool make, ps_head_identity *identity, ps_error *err) {
   char path[512];
   struct stat st;
   ps_log_path(log, "head", path);
-  int fd = ps_os_openat(log->env, AT_FDCWD, path, create ? O_RDWR | O_CREAT : O_RDWR, 0666);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, make ? O_RDWR | O_CREAT : O_RDWR, 0666);
+  if (fd == -ENOENT && !make) return ps_fail(err, PS_NOT_FOUND, path, "there is no such partition");
   if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the head");
   int rc = ps_os_stat_fd(log->env, fd, &st);
   if (rc == 0 && st.st_size < (int64_t)PS_HEAD_BYTES) {
+    if (!make) {
+      ps_os_close(fd);
+      return ps_fail(err, PS_NOT_FOUND, path, "the head is not whole");
+    }
     rc = ps_os_allocate(log->env, fd, PS_HEAD_BYTES); /* longer, never shorter: other maps stay whole */
     if (rc == -EOPNOTSUPP) {
       static const uint8_t zero[PS_HEAD_BYTES];
@@ -52,12 +97,31 @@ static ps_status attach(ps_log *log, const ps_head_identity *identity, ps_error 
   return status;
 }
 
+/* Under the append lock, nobody can take the directory away. */
+static ps_status open_head(ps_log *log, bool create, ps_error *err) {
+  ps_head_identity identity;
+  ps_status status = map_head(log, false, &identity, err);
+  if (status == PS_OK && is_attached(log, &identity)) return PS_OK;
+  if (status != PS_OK && status != PS_NOT_FOUND) return status;
+  status = ps_log_lock_append(log, -1, err);
+  if (status != PS_OK) return status;
+  status = ps_log_check_place(log, err);
+  if (status == PS_OK) {
+    ps_os_unmap(log->head, PS_HEAD_BYTES); /* perhaps a later topic's of that name */
+    log->head = NULL;
+    status = map_head(log, create, &identity, err);
+  }
+  if (status == PS_OK) status = attach(log, &identity, err);
+  ps_log_unlock_append(log);
+  return status;
+}
+
 ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
                       bool create, ps_log **out, ps_error *err) {
   PS_ASSERT(options->segment_bytes % 4096 == 0 && options->segment_bytes >= PS_SEGMENT_BYTES_MIN &&
             options->segment_bytes <= PS_SEGMENT_BYTES_MAX);
   PS_ASSERT(options->io == PS_IO_MAP || options->io == PS_IO_PWRITE);
-  PS_ASSERT(options->index_interval_bytes > 0 && options->incarnation != 0);
+  PS_ASSERT(options->index_interval_bytes > 0 && (options->incarnation != 0) != options->read_only);
   ps_log *log = calloc(1, sizeof *log);
   if (!log) return ps_fail(err, PS_NO_MEMORY, dir, "opening a partition");
   if (strlen(dir) >= sizeof log->dir) {
@@ -73,16 +137,13 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   pthread_mutex_init(&log->append_mutex, NULL);
   pthread_mutex_init(&log->sync_mutex, NULL);
   pthread_mutex_init(&log->table_mutex, NULL);
-  ps_head_identity identity;
-  ps_status status = map_head(log, create, &identity, err);
-  if (status == PS_OK && !is_attached(log, &identity)) {
-    status = ps_log_lock_append(log, -1, err);
-    if (status == PS_OK) {
-      status = attach(log, &identity, err);
-      ps_log_unlock_append(log);
-    }
-  }
-  if (status == PS_OK) status = ps_table_scan(log, err);
+  ps_status status = PS_OK;
+  if (locks_fd >= 0) status = note_locks(log, err);
+  if (status == PS_OK)
+    status = options->read_only ? ps_log_explain(log, ps_view_open(log, err), err)
+                                : open_head(log, create, err);
+  if (status == PS_OK && ps_head_deleted(log->head)) status = ps_log_check(log, err);
+  if (status == PS_OK && !options->read_only) status = ps_log_explain(log, ps_table_scan(log, err), err);
   if (status != PS_OK) {
     ps_log_free(log);
     return status;
@@ -113,6 +174,7 @@ ps_status ps_log_close(ps_log *log, ps_error *err) {
   if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) &&
       ps_log_check(log, NULL) == PS_OK)
     status = ps_log_sync(log, err);
+  ps_log_release(log);
   pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
   pthread_mutex_lock(&log->sync_mutex);
   __atomic_store_n(&log->closed, true, __ATOMIC_RELEASE);
@@ -128,6 +190,7 @@ void ps_log_free(ps_log *log) {
   if (!log) return;
   for (size_t i = 0; i < log->table_count; i++) ps_segment_unref(log->table[i].segment);
   free(log->table);
+  if (log->options.read_only) ps_view_free(log);
   ps_os_unmap(log->head, PS_HEAD_BYTES);
   pthread_mutex_destroy(&log->append_mutex);
   pthread_mutex_destroy(&log->sync_mutex);
@@ -141,6 +204,7 @@ ps_status ps_log_check(const ps_log *log, ps_error *err) {
   if (PS_UNLIKELY(ps_log_flag(&log->forked)))
     return ps_fail(err, PS_FORKED, log->dir,
                    "the store was opened before a fork; open it again in the child");
+  if (PS_UNLIKELY(ps_head_deleted(log->head) || ps_log_flag(&log->gone))) return fail_deleted(log, err);
   if (PS_UNLIKELY(ps_log_flag(&log->closed))) return ps_fail(err, PS_CLOSED, log->dir, "the store is closed");
   int poison = ps_head_poison(log->head);
   if (PS_UNLIKELY(poison != 0)) {
@@ -149,15 +213,27 @@ ps_status ps_log_check(const ps_log *log, ps_error *err) {
     if (err) err->os_errno = poison;
     return PS_POISONED;
   }
-  if (PS_UNLIKELY(ps_head_deleted(log->head)))
-    return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
   return PS_OK;
 }
 
+ps_status ps_log_check_writable(const ps_log *log, ps_error *err) {
+  ps_status status = ps_log_check(log, err);
+  if (status != PS_OK || !log->options.read_only) return status;
+  return ps_fail(err, PS_READ_ONLY, log->dir, "the store was opened for reading only");
+}
+
 int64_t ps_log_start_offset(const ps_log *log) { return ps_head_log_start(log->head); }
-int64_t ps_log_high_watermark(const ps_log *log) { return ps_head_watermark(log->head); }
-int64_t ps_log_end_offset(const ps_log *log) { return ps_head_log_end(log->head); }
-int64_t ps_log_durable_offset(const ps_log *log) { return ps_head_durable(log->head); }
+bool ps_log_is_read_only(const ps_log *log) { return log->options.read_only; }
+
+/* The head to go by, as new as it gets. */
+static const uint8_t *head_now(ps_log *log) {
+  if (PS_UNLIKELY(log->options.read_only) && !ps_log_flag(&log->forked)) ps_view_refresh(log);
+  return log->head;
+}
+
+int64_t ps_log_high_watermark(ps_log *log) { return ps_head_watermark(head_now(log)); }
+int64_t ps_log_end_offset(ps_log *log) { return ps_head_log_end(head_now(log)); }
+int64_t ps_log_durable_offset(ps_log *log) { return ps_head_durable(head_now(log)); }
 
 int32_t ps_log_leader_epoch(const ps_log *log) {
   ps_slot slot;
@@ -223,6 +299,9 @@ void ps_log_wake(ps_log *log) { ps_head_signal(log->head); }
 
 /* A writer that dies between the watermark and the wake-up tells nobody: look again this often. */
 #define WAIT_SLICE_NS 1000000000
+/* Whoever only reads cannot register to be woken, and looks again after pauses that grow between these. */
+#define LOOK_NS_MIN 50000
+#define LOOK_NS_MAX 20000000
 
 ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns) {
   int64_t start = ps_os_monotonic_ns();
@@ -232,8 +311,10 @@ ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t time
     if (waited >= spin_ns || (timeout_ns >= 0 && waited >= timeout_ns)) break;
     for (int i = 0; i < 32 && ps_log_high_watermark(log) <= offset; i++) ps_pause();
   }
+  int64_t slice = log->options.read_only ? LOOK_NS_MIN : WAIT_SLICE_NS;
   for (;;) {
-    int64_t left = WAIT_SLICE_NS;
+    int64_t left = slice;
+    if (log->options.read_only && slice < LOOK_NS_MAX) slice *= 2;
     if (timeout_ns >= 0) {
       int64_t rest = timeout_ns - (ps_os_monotonic_ns() - start);
       if (rest <= 0) return ps_log_high_watermark(log) > offset ? PS_OK : PS_TIMEOUT;

@@ -9,11 +9,15 @@
  *  I3  Every byte below the frame that ends at the watermark was stored before the watermark was
  *      (release), so a reader that loads it (acquire) reads whole frames without a lock.
  *  I4  Every store to shared words or segments happens under the append lock with the state word odd,
- *      except: watermark and durable offset (atomic maximum), poison, signal, waiters.
+ *      except: watermark and durable offset (atomic maximum), poison, signal, waiters; and `deleted`, set
+ *      once, with every lock of the topic held.
  *  I5  A slot names a place where a frame may be written: all before it is whole. If the state word is
  *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
  *      frame (adopted) or nothing that counts (first 64 bytes zeroed).
  *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first.
+ *  I7  A file is made, renamed or stored to only while a lock of the partition is held and the topic's
+ *      directory has been found in its place since that lock was taken. Who deletes a topic holds all its
+ *      locks while the directory moves: so no handle of a deleted topic touches a later one of that name.
  *
  * Locks, in this order: append mutex -> append range lock; sync mutex -> sync range lock; table mutex
  * last. The append and sync locks are never held together by one thread except in recovery
@@ -40,8 +44,11 @@ typedef struct ps_log_options {
   uint32_t index_interval_bytes;
   ps_durability durability;
   ps_io io;             /* MAP or PWRITE, already chosen */
-  uint64_t incarnation; /* of the open store */
+  uint64_t incarnation; /* of the open store; 0 where it is only read */
   bool log_append_time;
+  bool topic_locks; /* locks_fd is DIR/../locks: where another file has that name, the topic was deleted */
+  bool read_only;   /* nothing is written: see ps_view.h */
+  int live_fd;      /* read_only: STORE/live, open for reading; the caller's, as locks_fd is */
 } ps_log_options;
 
 typedef struct ps_log ps_log;
@@ -49,7 +56,9 @@ typedef struct ps_log ps_log;
 /* Open (creating it when `create` and missing) the partition in directory `dir`. locks_fd is the
  * topic's `locks` file; it stays the caller's and must outlive the log, as must env. Checks the
  * head against the incarnation and, when they differ, recovers under the append lock. PS_INTERRUPTED: a
- * signal came while waiting for that. */
+ * signal came while waiting for that. PS_DELETED: the topic was deleted. PS_NOT_FOUND: there is no such
+ * partition, and not `create`. read_only: locks_fd is open for reading, or -1 where there is no such file; a
+ * partition that was never used, or is not even there, is empty. */
 ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
                       bool create, ps_log **out, ps_error *err);
 /* Sync what this process wrote (unless durability is none), then drop descriptors. Lent segments live
@@ -63,9 +72,21 @@ void ps_log_after_fork(ps_log *log);
 
 /* Append one prepared batch. Blocks for the append lock at most timeout_ns (-1: for ever). On PS_OK the
  * batch is published (sync topics: once durable) and *base_offset is its first offset. PS_INTERRUPTED:
- * a signal came while waiting for the lock; nothing was written. */
+ * a signal came while waiting for the lock, or may have; nothing was written. */
 ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset,
                         ps_error *err);
+/* Hold the partition for exclusive writing: keep the append lock between appends, so that this process (all
+ * its threads) appends without asking the kernel and every other one waits, or times out, until
+ * ps_log_release, ps_log_close or the death of this process. PS_HELD: somebody holds it already, this process
+ * perhaps, and did not let go within timeout_ns (-1: wait for ever); a writer that is only passing is waited
+ * for a little longer. PS_INTERRUPTED: a signal came while waiting, or may have. */
+ps_status ps_log_hold(ps_log *log, int64_t timeout_ns, ps_error *err);
+/* Let go; an append under way ends first. Nothing where it is not held. */
+void ps_log_release(ps_log *log);
+bool ps_log_is_held(const ps_log *log);
+/* Finish or undo what a writer that died left half done, as the next append would: afterwards no batch of a
+ * writer that is dead comes to light any more. PS_INTERRUPTED: a signal came while waiting for the lock. */
+ps_status ps_log_settle(ps_log *log, ps_error *err);
 /* Make everything below the present log end durable; one sync serves all that wait. */
 ps_status ps_log_sync(ps_log *log, ps_error *err);
 /* True when this process stored something that is not yet known to be durable. */
@@ -76,9 +97,10 @@ void ps_log_prepare_next(ps_log *log);
 void ps_log_populate(ps_log *log, uint64_t bytes);
 
 int64_t ps_log_start_offset(const ps_log *log);
-int64_t ps_log_high_watermark(const ps_log *log); /* one acquire load */
-int64_t ps_log_end_offset(const ps_log *log);
-int64_t ps_log_durable_offset(const ps_log *log);
+int64_t ps_log_high_watermark(ps_log *log); /* one acquire load */
+bool ps_log_is_read_only(const ps_log *log);
+int64_t ps_log_end_offset(ps_log *log);
+int64_t ps_log_durable_offset(ps_log *log);
 int32_t ps_log_leader_epoch(const ps_log *log);
 ps_status ps_log_check(const ps_log *log, ps_error *err); /* poisoned, deleted, forked, closed */
 void ps_log_poison(ps_log *log, int os_errno);
@@ -100,6 +122,7 @@ typedef struct ps_cursor {
   ps_segment *segment; /* NULL when not placed */
   uint64_t position;
   int64_t next_offset; /* base offset expected of the frame at position */
+  uint64_t generation; /* of the view it was placed in, where the log is read_only */
 } ps_cursor;
 
 typedef struct ps_frame_view { /* borrowed: valid while the cursor or a reference holds the segment */
@@ -140,5 +163,10 @@ void ps_log_wake(ps_log *log);
  * incarnation, a new one when no other opener was there. PS_CORRUPT when the file is damaged while others
  * are. */
 ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err);
+/* Look without entering: the incarnation (0: none, or damaged), and who is there. fd may be open for reading
+ * only, or -1 where there is no such file. */
+typedef enum ps_presence { PS_PRESENCE_NOBODY, PS_PRESENCE_WRITERS, PS_PRESENCE_CHANGING } ps_presence;
+ps_status ps_live_look(const ps_env *env, int fd, uint64_t *incarnation, ps_presence *presence,
+                       ps_error *err);
 
 #endif

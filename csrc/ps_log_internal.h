@@ -5,6 +5,7 @@
 #include "ps_head.h"
 #include "ps_index.h"
 #include "ps_log.h"
+#include "ps_view.h"
 
 typedef struct ps_table_entry { /* a segment known to exist; opened when first needed */
   int64_t base_offset;
@@ -15,9 +16,11 @@ struct ps_log {
   const ps_env *env;
   int locks_fd;
   ps_log_options options;
-  uint8_t *head;       /* mapped for the life of the handle */
+  uint8_t *head;       /* mapped for the life of the handle; read_only: a page of our own */
+  ps_view view;        /* read_only */
   uint64_t pid;        /* of the process that may append: no forked child may */
   bool closed, forked; /* atomic */
+  bool gone;           /* the topic's directory was not found in its place; atomic */
   bool wrote;          /* this process has appended; atomic */
   pthread_mutex_t append_mutex, sync_mutex, table_mutex;
   /* table_mutex */
@@ -27,10 +30,12 @@ struct ps_log {
   /* append lock */
   ps_segment *active;      /* borrowed from the table */
   uint64_t clear_sequence; /* of the slot this process wrote last: no seal stands at the place it names */
+  bool held;               /* this process keeps the range lock between appends */
   bool stores_by_call;     /* the last batch was not stored through the map; atomic */
   bool active_unprepared;  /* the active segment's next one has not been made ready; atomic */
   /* counters, atomic */
   uint64_t appends, appended_records, appended_bytes, syncs, rolls, mends, cuts;
+  uint64_t locks_device, locks_inode; /* of the topic's `locks`, where options.topic_locks */
   char dir[448];
 };
 
@@ -43,6 +48,14 @@ static inline bool ps_log_flag(const bool *flag) { return __atomic_load_n(flag, 
 static inline void ps_log_count(uint64_t *counter, uint64_t n) {
   __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
+
+/* I7, a lock of the partition held: PS_OK, PS_DELETED, or PS_OS_ERROR when that cannot be found out. */
+ps_status ps_log_check_place(ps_log *log, ps_error *err);
+/* What failed, failed perhaps because the topic was deleted: its files have other names by now, or none.
+ * Answers `status`, or PS_DELETED. */
+ps_status ps_log_explain(ps_log *log, ps_status status, ps_error *err);
+/* ps_log_check, and that the store may be written to. */
+ps_status ps_log_check_writable(const ps_log *log, ps_error *err);
 
 /* DIR/name */
 void ps_log_path(const ps_log *log, const char *name, char out[512]);
@@ -76,6 +89,7 @@ ps_status ps_log_mend(ps_log *log, ps_slot *slot, ps_error *err);
 /* Move the log end (slot already advanced) and, outside sync topics, the watermark; wake waiters. */
 void ps_log_publish(ps_log *log, ps_slot *slot);
 
+/* The append lock: the mutex, then the kernel's range lock unless this process holds the partition. */
 ps_status ps_log_lock_append(ps_log *log, int64_t timeout_ns, ps_error *err);
 void ps_log_unlock_append(ps_log *log);
 
@@ -90,7 +104,8 @@ void ps_log_close_clean(ps_log *log, const ps_segment *busy);
 
 /* PS_VERSION: at this place stands a batch that only a later version understands. */
 ps_status ps_log_fail_newer(const ps_segment *segment, uint64_t position, int64_t offset, ps_error *err);
-/* Recovery: append lock held, head not believed. */
+/* Recovery: append lock held, head not believed. Where the log is read_only nothing is written but log->head.
+ */
 ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_identity *identity,
                          ps_error *err);
 /* The epochs file: the highest epoch in it (-1 when empty); append one entry and sync it. */

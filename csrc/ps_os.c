@@ -144,6 +144,13 @@ int ps_os_map(const ps_env *env, int fd, size_t bytes, bool writable, uint8_t **
   return 0;
 }
 
+int ps_os_map_memory(size_t bytes, uint8_t **out) {
+  void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return -errno;
+  *out = p;
+  return 0;
+}
+
 void ps_os_unmap(void *address, size_t bytes) {
   if (address) munmap(address, bytes);
 }
@@ -160,23 +167,34 @@ int ps_os_populate_write(void *address, size_t bytes) {
   return madvise(address, bytes, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }
 
-static int lock_call(int fd, int command, short type, int64_t at) {
-  struct flock range = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+static int lock_call(int fd, int command, short type, int64_t at, int64_t bytes) {
+  struct flock range = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = bytes};
   return fcntl(fd, command, &range) < 0 ? -errno : 0;
 }
 
-int ps_os_lock_try(const ps_env *env, int fd, int64_t at, bool shared) {
+int ps_os_lock_try_range(const ps_env *env, int fd, int64_t at, int64_t bytes, bool shared) {
   ASK(env, "lock");
-  int rc = lock_call(fd, F_OFD_SETLK, shared ? F_RDLCK : F_WRLCK, at);
+  int rc = lock_call(fd, F_OFD_SETLK, shared ? F_RDLCK : F_WRLCK, at, bytes);
   return rc == -EACCES ? -EAGAIN : rc;
+}
+
+int ps_os_lock_try(const ps_env *env, int fd, int64_t at, bool shared) {
+  return ps_os_lock_try_range(env, fd, at, 1, shared);
 }
 
 int ps_os_lock_wait(const ps_env *env, int fd, int64_t at, bool shared) {
   ASK(env, "lock");
-  return lock_call(fd, F_OFD_SETLKW, shared ? F_RDLCK : F_WRLCK, at);
+  return lock_call(fd, F_OFD_SETLKW, shared ? F_RDLCK : F_WRLCK, at, 1);
 }
 
-int ps_os_unlock(int fd, int64_t at) { return lock_call(fd, F_OFD_SETLK, F_UNLCK, at); }
+int ps_os_unlock(int fd, int64_t at) { return lock_call(fd, F_OFD_SETLK, F_UNLCK, at, 1); }
+
+int ps_os_lock_look(const ps_env *env, int fd, int64_t at) {
+  ASK(env, "lock");
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+  if (fcntl(fd, F_OFD_GETLK, &lock) < 0) return -errno;
+  return lock.l_type == F_UNLCK ? 0 : lock.l_type + 1;
+}
 
 static int64_t clock_ns(clockid_t clock) {
   struct timespec t;

@@ -59,6 +59,7 @@ int ps_os_sync_dir(const ps_env *env, int dirfd);
 int ps_os_rename(const ps_env *env, int dirfd, const char *from, const char *to);
 int ps_os_unlink(const ps_env *env, int dirfd, const char *path);
 int ps_os_map(const ps_env *env, int fd, size_t bytes, bool writable, uint8_t **out);
+int ps_os_map_memory(size_t bytes, uint8_t **out); /* zeros, of no file */
 void ps_os_unmap(void *address, size_t bytes);
 /* Whether faults of a map read ahead, as they do at first. Reading ahead of what was never written makes
  * pages that count as data from then on. */
@@ -68,9 +69,13 @@ int ps_os_populate_write(void *address, size_t bytes);
 
 /* Open-file-description locks: they belong to the descriptor, die with the last copy of it, and do not
  * tell threads of one process apart, so each stands behind a mutex. */
-int ps_os_lock_try(const ps_env *env, int fd, int64_t at, bool shared);  /* -EAGAIN: held elsewhere */
+int ps_os_lock_try(const ps_env *env, int fd, int64_t at, bool shared); /* -EAGAIN: held elsewhere */
+int ps_os_lock_try_range(const ps_env *env, int fd, int64_t at, int64_t bytes, bool shared);
 int ps_os_lock_wait(const ps_env *env, int fd, int64_t at, bool shared); /* -EINTR on a signal */
 int ps_os_unlock(int fd, int64_t at);
+/* Who else has it: 0 nobody, F_RDLCK + 1 some shared, F_WRLCK + 1 one alone. fd may be open for reading only.
+ */
+int ps_os_lock_look(const ps_env *env, int fd, int64_t at);
 
 int64_t ps_os_now_ns(void);       /* CLOCK_REALTIME */
 int64_t ps_os_monotonic_ns(void); /* CLOCK_MONOTONIC */

@@ -245,6 +245,8 @@ static void write_head(ps_log *log, const ps_head_identity *identity, const ps_s
   uint8_t *head = log->head;
   ps_slot both = *slot;
   ps_release_u64(head + PS_HEAD_INCARNATION_OFF, 0);
+  /* Whoever copies the words below (ps_view.c) finds that the incarnation has gone, if he sees one of them. */
+  __atomic_thread_fence(__ATOMIC_RELEASE);
   ps_head_write_identity(head, identity);
   both.sequence = slot->sequence;
   ps_head_write_slot(head, &both);
@@ -368,7 +370,8 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
   ps_table_forget(log);
   ps_status status = ps_table_scan(log, err);
   if (status != PS_OK) return status;
-  sweep(log);
+  bool writes = !log->options.read_only;
+  if (writes) sweep(log);
   if (b.clean && still_clean(log, &b)) {
     write_head(log, identity,
                &(ps_slot){b.slot.sequence + 1, b.slot.log_end, b.slot.segment, b.slot.position, b.slot.frames,
@@ -376,7 +379,7 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
                b.log_start, b.durable, b.durable);
     return PS_OK;
   }
-  walk w = {.durable = b.durable, .max_timestamp = PS_TIMESTAMP_NONE, .reindex = true};
+  walk w = {.durable = b.durable, .max_timestamp = PS_TIMESTAMP_NONE, .reindex = writes};
   int32_t epoch;
   status = ps_table_bases(log, &w.bases, &w.count, err);
   if (status != PS_OK) return status;
@@ -386,7 +389,7 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
     status =
         ps_fail_corrupt(err, log->dir, b.slot.segment, -1, 0, "every segment of the partition is missing");
   if (status == PS_OK && new_log) {
-    status = fresh(log, &w, err);
+    status = writes ? fresh(log, &w, err) : PS_OK;
     epoch = 0;
   } else if (status == PS_OK) {
     status = walk_log(log, &w, &b, err);
@@ -398,8 +401,8 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
       if (w.segment->leader_epoch > epoch) epoch = w.segment->leader_epoch;
       /* Offsets above the walk's end may have been given out: only a slot that agrees proves they were not.
        */
-      new_segment = w.torn || !b.slot_known || b.slot.log_end > w.next;
-      if (b.poisoned) status = rewrite(log, &w, err);
+      new_segment = writes && (w.torn || !b.slot_known || b.slot.log_end > w.next);
+      if (b.poisoned && writes) status = rewrite(log, &w, err);
       if (status == PS_OK && new_segment) status = cut(log, &w, ++epoch, err);
     }
   }
@@ -420,9 +423,10 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
   ps_segment_unref(w.segment);
   free(w.bases);
   if (status != PS_OK) return status;
-  ps_table_forget(log); /* cut and rewritten files are other files now */
+  if (writes) ps_table_forget(log); /* cut and rewritten files are other files now */
   int64_t durable = b.durable < 0 ? log_start : b.durable;
-  bool dirty = durable < slot.log_end;
+  bool dirty = writes && durable < slot.log_end;
+  if (!writes && durable > slot.log_end) durable = slot.log_end;
   if (dirty && (log->options.durability == PS_DURABILITY_SYNC || b.poisoned)) {
     /* Acknowledged or not, what is shown from now on must be durable. */
     status = ps_table_scan(log, err);
@@ -431,7 +435,9 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
     durable = slot.log_end;
     dirty = false;
   }
-  write_head(log, identity, &slot, log_start, durable, slot.log_end);
+  /* A sync topic shows what is durable; whoever cannot sync goes by what is known to be. */
+  bool only_durable = !writes && log->options.durability == PS_DURABILITY_SYNC && b.durable >= 0;
+  write_head(log, identity, &slot, log_start, durable, only_durable ? durable : slot.log_end);
   if (dirty) __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE); /* the next interval syncs it */
   return PS_OK;
 }

@@ -20,6 +20,8 @@ typedef enum ps_status {
   PS_TOO_LARGE,    /* a record or batch exceeds a limit */
   PS_INVALID,      /* a caller's argument cannot be stored */
   PS_TIMEOUT,      /* a lock or wait did not end in time */
+  PS_READ_ONLY,    /* the store was opened for reading */
+  PS_HELD,         /* somebody holds the partition for exclusive writing */
   PS_INTERRUPTED,  /* a wait was ended by a signal */
   PS_OUT_OF_RANGE, /* an offset below the log start or beyond the log end */
   PS_NOT_FOUND

@@ -88,6 +88,7 @@ static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
     return PS_OK;
   }
   ps_status status = ps_log_check(log, err);
+  if (status == PS_OK) status = ps_log_check_place(log, err);
   if (status != PS_OK) return status;
   int64_t end = ps_head_log_end(log->head);
   int64_t from = ps_head_durable(log->head);
@@ -114,7 +115,11 @@ ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
   pthread_mutex_lock(&log->sync_mutex);
   off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
   ps_status status = PS_OK;
-  int rc;
+  int rc = 0;
+  if (PS_UNLIKELY(ps_log_flag(&log->closed))) { /* meanwhile; the locks' descriptor goes next */
+    pthread_mutex_unlock(&log->sync_mutex);
+    return ps_log_check(log, err);
+  }
   do rc = ps_os_lock_wait(log->env, log->locks_fd, at, false);
   while (rc == -EINTR); /* appended already: the answer must be true, so a signal waits */
   if (rc < 0) {
@@ -124,11 +129,11 @@ ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
     (void)ps_os_unlock(log->locks_fd, at);
   }
   pthread_mutex_unlock(&log->sync_mutex);
-  return status;
+  return ps_log_explain(log, status, err);
 }
 
 ps_status ps_log_sync(ps_log *log, ps_error *err) {
-  ps_status status = ps_log_check(log, err);
+  ps_status status = ps_log_check_writable(log, err);
   return status == PS_OK ? ps_log_sync_to(log, ps_head_log_end(log->head), err) : status;
 }
 
@@ -146,7 +151,7 @@ void ps_log_prepare_next(ps_log *log) {
   char path[512], temporary[512], name[64];
   struct stat st;
   ps_log_path(log, PS_NEXT_NAME, path);
-  if (ps_os_stat_at(log->env, AT_FDCWD, path, &st) < 0) {
+  if (ps_log_check_place(log, NULL) == PS_OK && ps_os_stat_at(log->env, AT_FDCWD, path, &st) < 0) {
     int fd;
     snprintf(name, sizeof name, "next.%d.tmp", (int)getpid());
     ps_log_path(log, name, temporary);
@@ -182,8 +187,12 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
   uint64_t from = ps_align_up(slot.position, 4096), to = from + ps_align_up(bytes, 4096);
   uint64_t backed = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
   if (to > backed) to = backed;
-  int fd =
-      from < to && !segment->pwrite_only ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0) : -1;
+  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
+  bool wanted = from < to && !segment->pwrite_only;
+  bool locked = wanted && ps_os_lock_try(log->env, log->locks_fd, at, false) == 0;
+  int fd = locked && ps_log_check_place(log, NULL) == PS_OK
+               ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0)
+               : -1;
   if (fd >= 0) {
     uint8_t *map;
     if (ps_os_map(log->env, fd, segment->capacity, true, &map) == 0) {
@@ -192,5 +201,6 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
     }
     ps_os_close(fd);
   }
+  if (locked) (void)ps_os_unlock(log->locks_fd, at);
   ps_segment_unref(segment);
 }

@@ -44,6 +44,7 @@ static ps_status scan_locked(ps_log *log, ps_error *err) {
   bool known = ps_head_read_slot(log->head, &slot);
   int asked = ps_env_ask(log->env, "readdir");
   DIR *dir = asked ? NULL : opendir(log->dir);
+  if (!dir && !asked && errno == ENOENT && log->options.read_only) return PS_OK; /* nobody has made it yet */
   if (!dir) return ps_fail_errno(err, asked ? asked : errno, log->dir, "listing a partition");
   ps_status status = PS_OK;
   struct dirent *entry;
@@ -123,8 +124,9 @@ ps_status ps_table_refresh(ps_log *log, ps_error *err) {
 ps_status ps_table_holding(ps_log *log, int64_t offset, ps_segment **out, ps_error *err) {
   pthread_mutex_lock(&log->table_mutex);
   size_t n = log->table_count;
-  bool beyond = n == 0 || log->table[n - 1].base_offset <= offset;
-  ps_status status = beyond ? refresh_locked(log, err) : PS_OK;
+  /* Never read: somebody may have gone straight to a segment further on. */
+  bool unknown = n == 0 || log->table[n - 1].base_offset <= offset || log->table_complete < 0;
+  ps_status status = unknown ? refresh_locked(log, err) : PS_OK;
   if (status == PS_OK) {
     size_t i = lower_bound(log, offset);
     if (i == log->table_count || log->table[i].base_offset > offset) i--; /* wraps when there is none */

@@ -27,9 +27,12 @@ from pystream.errors import (
     LogTruncatedError,
     OffsetOutOfRangeError,
     OptionError,
+    PartitionHeldError,
     PoisonedError,
     PystreamError,
+    ReadOnlyError,
     RecordTooLargeError,
+    SerializationError,
     StorageError,
     StoreNotFoundError,
     TopicDeletedError,
@@ -39,10 +42,12 @@ from pystream.errors import (
     UnsupportedError,
 )
 from pystream.metadata import TopicOptions
-from pystream.partition import Partition
+from pystream.partition import Hold, Partition
 from pystream.producer import Producer
+from pystream.serializers import Serializer
 from pystream.store import Store, open
 from pystream.topic import Topic
+from pystream.versions import show_versions
 
 if TYPE_CHECKING:
     __version__: str
@@ -57,18 +62,23 @@ __all__ = [
     "DeliveryError",
     "ForkedError",
     "FormatVersionError",
+    "Hold",
     "LockTimeoutError",
     "LogTruncatedError",
     "OffsetAndTimestamp",
     "OffsetOutOfRangeError",
     "OptionError",
     "Partition",
+    "PartitionHeldError",
     "PoisonedError",
     "Producer",
     "PystreamError",
+    "ReadOnlyError",
     "Record",
     "RecordMetadata",
     "RecordTooLargeError",
+    "SerializationError",
+    "Serializer",
     "StorageError",
     "Store",
     "StoreNotFoundError",
@@ -82,6 +92,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "open",
+    "show_versions",
 ]
 
 

@@ -9,12 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pystream import options as opt
+from pystream import serializers
 from pystream._native.reader import Fetcher, PartitionReader
 from pystream.errors import ClosedError, OptionError, UnsupportedError
 from pystream.partition import Partition, Position
 
 if TYPE_CHECKING:
     from pystream._native.batch import Batch, Record
+    from pystream._native.schema import Schema
+    from pystream.serializers import SerializerLike
     from pystream.store import Store
     from pystream.topic import Topic
 
@@ -52,6 +55,10 @@ class Consumer:
     where it stopped. A record counts as consumed when the next one is asked for: until then `position`
     is its own offset. Partitions take turns, a batch at a time; within one, order is kept.
 
+    Keys and values of records pass through `value=` and `key=`, where given; batches' columns are bytes.
+    A record that cannot be deserialized raises `SerializationError` and is not consumed: iterating again
+    raises it again, `seek` to the offset behind it passes over it.
+
     A consumer is used by one thread; `close` may come from another: a `poll` under way raises `ClosedError`,
     an iteration under way stops.
     """
@@ -64,16 +71,26 @@ class Consumer:
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
+        value: SerializerLike | Mapping[str, SerializerLike] | None = None,
+        key: SerializerLike | Mapping[str, SerializerLike] | None = None,
     ) -> None:
         self._store = store
         self._start = start
         self._timeout_ns = opt.parse_timeout("timeout", timeout)
         self._spin_ns = opt.parse_duration("spin", spin, maximum=SPIN_NS_MAX)
+        self._values, self._keys = (
+            serializers.parse_readers("value", value),
+            serializers.parse_readers("key", key),
+        )
         self._topics: dict[str, Topic] = {}
+        self._schemas: dict[str, Schema] = {}
         self._readers: dict[_Key, PartitionReader] = {}
         self._fetcher = Fetcher(spin_ns=self._spin_ns)
         self._closed = False
         names = tuple(topics)
+        for mapping in (value, key):
+            for topic in mapping if isinstance(mapping, Mapping) else ():
+                self._topic(topic)
         if isinstance(start, Mapping):
             for partition in start:
                 self._partition(partition)
@@ -98,6 +115,7 @@ class Consumer:
             UnsupportedError: a pattern instead of names.
         """
         self._check()
+        self._forget_deleted()
         names = [topics] if isinstance(topics, (str, Pattern)) else list(topics)
         for name in names:
             if isinstance(name, Pattern) or (isinstance(name, str) and name.startswith("^")):
@@ -118,6 +136,7 @@ class Consumer:
             OffsetOutOfRangeError: an offset is not in its partition; nothing changes.
         """
         self._check()
+        self._forget_deleted()
         wanted: dict[_Key, int | None] = {}
         for given in partitions:
             if not isinstance(given, tuple) or len(given) not in (2, 3):
@@ -152,7 +171,7 @@ class Consumer:
         """The next batch, or None when none came within `timeout`.
 
         The batch is consumed at once: `position` is behind it. It lends the mapped file and stays good
-        whatever is closed.
+        whatever is closed. Its records pass through the consumer's serializers, its columns do not.
 
         Args:
             timeout: seconds to wait; None: until there is one; 0: not at all.
@@ -160,6 +179,7 @@ class Consumer:
         Raises:
             OptionError: nothing is assigned.
             CorruptLogError: stored bytes are not what was written.
+            TopicDeletedError: a topic was deleted. `subscribe` or `assign` anew to go on without it.
             ClosedError: the consumer is closed, perhaps meanwhile.
         """
         self._check_assigned()
@@ -257,11 +277,22 @@ class Consumer:
         if not self._readers:
             raise OptionError("the consumer reads nothing yet: subscribe() to topics or assign() partitions")
 
+    def _forget_deleted(self) -> None:
+        """Stop reading topics that were deleted; their names may be those of others now."""
+        for name in [name for name, topic in self._topics.items() if topic._is_deleted()]:
+            del self._topics[name]
+            for key in [key for key in self._readers if key[0] == name]:
+                self._fetcher.remove(self._readers.pop(key))
+
     def _topic(self, name: object) -> Topic:
         if not isinstance(name, str):
             raise TypeError(f"topic name must be a str, not {type(name).__name__}")
         if name not in self._topics:
-            self._topics[name] = self._store.topic(name)
+            topic = self._store.topic(name)
+            self._schemas[name] = serializers.schema_with(
+                topic._stored_schema, self._values(name), self._keys(name)
+            )
+            self._topics[name] = topic
         return self._topics[name]
 
     def _partition(self, given: object) -> _Key:
@@ -324,11 +355,12 @@ class Consumer:
             else:
                 places[key] = None if key in self._readers else self._first_place(key)
         for key in self._readers.keys() - places.keys():
-            self._fetcher.remove(self._readers.pop(key))
+            self._fetcher.remove(self._readers[key])  # refused while it is being read from
+            del self._readers[key]
         for key, place in places.items():
             if key not in self._readers:
                 assert place is not None
-                reader = PartitionReader(self._partition_of(key)._log(), place)
+                reader = PartitionReader(self._partition_of(key)._log(), place, schema=self._schemas[key[0]])
                 self._fetcher.add(reader)
                 self._readers[key] = reader
             elif place is not None:

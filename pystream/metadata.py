@@ -39,7 +39,8 @@ TOPIC_FILE: Final = "topic.json"
 TOPICS_DIRECTORY: Final = "topics"
 LOCKS_FILE: Final = "locks"
 
-# What is being made bears this prefix. '+' is in no topic name, so it can never pass for a topic.
+# What is being made bears this prefix, what is being removed another. '+' is in no topic name, so neither can
+# ever pass for a topic.
 _TEMPORARY: Final = ".tmp+"
 # What may stand in a directory that counts as empty: an unfinished creation, and ext4's own.
 _NOT_CONTENT: Final = ("lost+found",)
@@ -269,7 +270,7 @@ def list_topics(path: str) -> list[str]:
             entries = os.listdir(os.path.join(path, TOPICS_DIRECTORY))
         except FileNotFoundError:
             return []
-    return sorted(name for name in entries if not _is_temporary(name) and has_topic(path, name))
+    return sorted(name for name in entries if "+" not in name and has_topic(path, name))
 
 
 def has_topic(path: str, name: str) -> bool:

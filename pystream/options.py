@@ -101,14 +101,11 @@ _LATER: Final = {
     "cleanup": "cleaning by age, size or key",
     "group": "consumer groups",
     "isolation": "transactions",
-    "key": "serializers",
     "min_free_bytes": "a reserve of free disk space",
-    "mode": "read-only stores",
     "pattern": "subscription by pattern",
     "retention": "retention",
     "retention_bytes": "retention",
     "transactional_id": "transactions",
-    "value": "serializers",
 }
 
 

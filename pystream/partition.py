@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,41 @@ Position: TypeAlias = int | str | datetime | np.datetime64
 
 An int is always an offset. A moment after which there is no record stands for the end.
 """
+
+
+class Hold:
+    """A partition held for exclusive writing. Made by `Partition.exclusive`; a context manager.
+
+    Ends with `release`, with the `with` block, with the store, or with the process, however that ends.
+    """
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: LogHandle, timeout_ns: int) -> None:
+        self._log: LogHandle | None = None
+        log.hold(timeout_ns)
+        self._log = log
+
+    def release(self) -> None:
+        """Let other processes append again. An append under way ends first. Twice is once."""
+        log, self._log = self._log, None
+        if log is not None:
+            log.release()
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        log = self._log
+        return f"<pystream.Hold on {log.topic!r}/{log.partition}>" if log else "<pystream.Hold, released>"
 
 
 class Partition:
@@ -87,8 +123,8 @@ class Partition:
 
         Args:
             values: n values: a list of bytes (None: a null value), an array of `dtype` or of `value_bytes`
-                wide items, or an Arrow array.
-            keys: None, or n keys, each bytes or None.
+                wide items, or an Arrow array; where the topic has a serializer (`value=`), what that takes.
+            keys: None, or n keys, each bytes or None, or what the topic's `key=` takes.
             headers: None, or for each record None, a dict, or a list of (str, bytes or None).
             timestamps: None (now), one moment for all, or n moments: `datetime64` or int64 nanoseconds in
                 an array, or a list.
@@ -99,6 +135,7 @@ class Partition:
 
         Raises:
             TypeError, ValueError: values, or lengths, that cannot be stored. Nothing is written.
+            SerializationError: (a `ValueError`) a serializer failed; `index` says where. Nothing is written.
             RecordTooLargeError, BatchTooLargeError: more than a batch may hold. Nothing is written.
             LockTimeoutError: other writers held the partition for `timeout`. Nothing is written.
             StorageError: the disk is full, or failed; `PoisonedError` when an earlier write or sync failed.
@@ -112,13 +149,34 @@ class Partition:
             opt.parse_times("timestamps", timestamps),
             opt.parse_timeout("timeout", timeout),
             opt.parse_timestamp,
+            None,
+            self._topic._schema,
         )
+
+    def exclusive(self, timeout: opt.Duration | None = 0) -> Hold:
+        """Hold the partition for exclusive writing: only this process, with all its threads, appends to it.
+
+        Appends are quicker while it is held, because the kernel need not be asked each time; those of other
+        processes wait, or raise `LockTimeoutError` when they have a timeout. Reading is as ever.
+
+            with partition.exclusive():
+                partition.append(values)
+
+        Args:
+            timeout: seconds to wait for another holder; None: as long as it takes.
+
+        Raises:
+            PartitionHeldError: somebody holds it already; the message names the process.
+            ClosedError, ForkedError: the store is closed, or was opened by a parent process.
+        """
+        return Hold(self._log(), opt.parse_timeout("timeout", timeout))
 
     def __getitem__(self, offset: int) -> Record:
         """The record at `offset`.
 
         Raises:
             OffsetOutOfRangeError: (a `LookupError`) before the beginning, or at or beyond the end.
+            SerializationError: the topic's serializer cannot read it.
         """
         if isinstance(offset, slice):
             raise TypeError("a partition is read by one offset; for several use .records(start, stop)")
@@ -130,7 +188,7 @@ class Partition:
             raise self._out_of_range(offset, "offsets are not negative; for the last records use .tail(n)")
         if not log.start_offset <= offset < log.high_watermark:
             raise self._out_of_range(offset)
-        batch = PartitionReader(log, offset, offset + 1).next_batch()
+        batch = PartitionReader(log, offset, offset + 1, self._topic._schema).next_batch()
         if batch is None:
             raise self._out_of_range(offset, "the record is no longer there")
         return batch[0]
@@ -143,20 +201,27 @@ class Partition:
 
         Raises:
             OptionError: `n` is negative.
+            SerializationError: the topic's serializer cannot read one of them.
         """
         count = opt.parse_int("n", n, minimum=0, maximum=opt.INT64_MAX)
         log = self._log()
         end = log.high_watermark
-        return list(PartitionReader(log, max(log.start_offset, end - count), end))
+        return list(PartitionReader(log, max(log.start_offset, end - count), end, self._topic._schema))
 
     def records(self, start: Position | None = None, stop: Position | None = None) -> Iterator[Record]:
-        """The records from `start` up to, not including, `stop`; see `scan`."""
+        """The records from `start` up to, not including, `stop`; see `scan`.
+
+        Raises:
+            OffsetOutOfRangeError, CorruptLogError: as for `scan`.
+            SerializationError: the topic's serializer cannot read a record, which it names (while iterating).
+        """
         return self._reader(start, stop)
 
     def scan(self, start: Position | None = None, stop: Position | None = None) -> Iterator[Batch]:
         """The batches that hold the offsets from `start` up to, not including, `stop`.
 
-        Batches at the edges are sliced. Nothing is copied: batches lend the mapped file.
+        Batches at the edges are sliced. Nothing is copied: batches lend the mapped file. Their columns are
+        bytes; their records come through the topic's serializers.
 
         Args:
             start: an offset, "earliest" (the default), "latest" or a moment.
@@ -244,7 +309,7 @@ class Partition:
         if not log.start_offset <= first <= end:
             raise self._out_of_range(first)
         last = end if stop is None else min(end, self._resolve("stop", stop))
-        return PartitionReader(log, first, max(first, last))
+        return PartitionReader(log, first, max(first, last), self._topic._schema)
 
     def _resolve(self, name: str, position: object) -> int:
         """The offset that a position stands for now. Offsets are taken as they are."""

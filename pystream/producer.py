@@ -7,10 +7,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from pystream import options as opt
+from pystream import serializers
 from pystream._native.limits import CODECS, RECORDS_PER_BATCH_MAX, SEGMENT_BYTES_MAX
 from pystream._native.producer import ProducerCore, RecordMetadata
 
 if TYPE_CHECKING:
+    from pystream.partition import Hold
+    from pystream.serializers import SerializerLike
     from pystream.topic import Topic
 
 LINGER_NS_MAX: Final = 3600 * 10**9
@@ -53,10 +56,17 @@ class Producer(ProducerCore):
             a function of (key, number of partitions) that returns the partition.
         on_delivery: called for each record with (error or None, `RecordMetadata`).
         compression: "none" or "lz4" for this producer's batches; the topic's by default.
+        exclusive: hold every partition for exclusive writing until the producer is closed, as
+            `Partition.exclusive` does; `PartitionHeldError` when somebody else holds one.
+        value: how values become bytes: "utf8", "json", "msgpack", a function, or a `Serializer`; the topic's
+            by default, "bytes" for none. `send` raises `SerializationError` for what it cannot write, and
+            has taken nothing.
+        key: likewise for keys. Partitions are chosen by the bytes that it makes.
     """
 
-    __slots__ = ("_topic",)
+    __slots__ = ("_holds", "_topic")
 
+    _holds: list[Hold]
     _topic: Topic
 
     def __init__(
@@ -70,6 +80,9 @@ class Producer(ProducerCore):
         partitioner: Partitioner | None = None,
         on_delivery: OnDelivery | None = None,
         compression: str | None = None,
+        exclusive: bool = False,
+        value: SerializerLike | None = None,
+        key: SerializerLike | None = None,
     ) -> None:
         batch = opt.parse_size("batch_bytes", batch_bytes, minimum=1, maximum=SEGMENT_BYTES_MAX)
         buffer = max(BUFFER_BYTES_DEFAULT, batch)
@@ -81,6 +94,11 @@ class Producer(ProducerCore):
         codec = topic.options.compression
         if compression is not None:
             codec = opt.parse_choice("compression", compression, CODECS)
+        exclusive = opt.parse_flag("exclusive", exclusive)
+        self._holds = []
+        if exclusive:  # where one is refused, those held so far are let go with the list
+            self._holds = [topic.partition(index).exclusive() for index in range(topic.partitions)]
+        values, keys = serializers.parse_writer("value", value), serializers.parse_writer("key", key)
         super().__init__(
             [topic.partition(index)._log() for index in range(topic.partitions)],
             batch_bytes=batch,
@@ -91,6 +109,11 @@ class Producer(ProducerCore):
             on_delivery=on_delivery,
             codec=CODECS[codec],
             parse_time=opt.parse_timestamp,
+            schema=serializers.schema_with(
+                topic._stored_schema,
+                topic.value_serializer if values is None else values,
+                topic.key_serializer if keys is None else keys,
+            ),
         )
         self._topic = topic
         topic._store._users.add(self)
@@ -117,8 +140,8 @@ class Producer(ProducerCore):
 
         Args:
             values: n values: a list of bytes (None: a null value), an array of `dtype` or of `value_bytes`
-                wide items, or an Arrow array.
-            keys: None, or n keys, each bytes or None.
+                wide items, or an Arrow array; where there is a serializer (`value=`), what that takes.
+            keys: None, or n keys, each bytes or None, or what `key=` takes.
             headers: None, or for each record None, a dict, or a list of (str, bytes or None).
             timestamps: None (now), one moment for all, or n moments: `datetime64` or int64 nanoseconds in
                 an array, or a list.
@@ -126,6 +149,7 @@ class Producer(ProducerCore):
 
         Raises:
             TypeError, ValueError: values, or lengths, that cannot be stored.
+            SerializationError: (a `ValueError`) a serializer failed; `index` says where. Nothing is written.
             RecordTooLargeError: a record that no batch holds.
             DeliveryError: records could not be appended: these, or ones sent before.
             ClosedError, ForkedError: the producer is closed, or was made by a parent process.
@@ -162,7 +186,11 @@ class Producer(ProducerCore):
         Raises:
             DeliveryError: records were given up: their number, and as its cause the reason.
         """
-        super().close(opt.parse_timeout("timeout", timeout))
+        try:
+            super().close(opt.parse_timeout("timeout", timeout))
+        finally:
+            for hold in self._holds:
+                hold.release()
 
     def __enter__(self) -> Self:
         return self

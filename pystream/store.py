@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 from uuid import UUID
 from weakref import WeakKeyDictionary, WeakSet
 
-from pystream import metadata
+from pystream import deletion, metadata, serializers
 from pystream import options as opt
 from pystream._native.limits import DURABILITIES, IO_VERBS, PARTITIONS_MAX
 from pystream._native.log import StoreHandle
@@ -22,11 +22,13 @@ from pystream.errors import (
     CorruptLogError,
     ForkedError,
     OptionError,
+    ReadOnlyError,
     StoreNotFoundError,
     TopicNotFoundError,
     UnsafeFileSystemError,
 )
 from pystream.metadata import TopicOptions
+from pystream.serializers import SerializerLike
 from pystream.topic import Topic
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 DURABILITY_DEFAULT: Final = "interval"
 SYNC_INTERVAL_DEFAULT_NS: Final = 10**9
+DELETE_TIMEOUT_DEFAULT_S: Final = 30
 
 
 class _Settings(NamedTuple):
@@ -63,8 +66,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def open(
     path: str | os.PathLike[str],
+    mode: str = "rw",
     *,
-    create: bool = True,
+    create: bool | None = None,
     durability: str | None = None,
     sync_interval: opt.Duration | None = None,
     io: str = "auto",
@@ -79,7 +83,11 @@ def open(
     Args:
         path: the store's directory. Only its last component is ever created, and only a directory that
             is empty is made a store.
-        create: False refuses to make a store where there is none.
+        mode: "rw", or "r" to read only. Nothing at all is written then, so that it works on a disk that is
+            mounted read-only, without permission to write, and on a full one. Writers go on beside it, and
+            their records are seen as they come, by looking for them every so often (up to 50 ms). What a
+            crash has torn is left out, and left as it is: mending is for the next who opens to write.
+        create: False refuses to make a store where there is none. True by default, except to read.
         durability: for new topics that do not say their own: "interval" (the default: synced every
             `sync_interval`), "sync" (an acknowledged record is on the disk), "none" (left to the kernel).
         sync_interval: seconds between the syncs of "interval" topics, 1 ms to 1 h; 1 s by default.
@@ -92,12 +100,19 @@ def open(
         StoreNotFoundError: no store there (and `create=False`, or the parent directory is missing, or
             `path` is a file, or a directory that holds other things).
         UnsafeFileSystemError: a file system that cannot keep the promises, without `force=True`.
-        OptionError: an option's value is refused, or differs from that of a `Store` already open here.
+        OptionError: an option's value is refused, or differs from that of a `Store` already open here, or is
+            for writers and `mode` is "r".
         CorruptLogError, FormatVersionError: `store.json` is damaged, or too new.
         StorageError: a system call failed.
     """
     opt.refuse_unknown("open", later)
-    create, force = opt.parse_flag("create", create), opt.parse_flag("force", force)
+    read_only = opt.parse_choice("mode", mode, ("r", "rw")) == "r"
+    create = not read_only if create is None else opt.parse_flag("create", create)
+    force = opt.parse_flag("force", force)
+    if read_only:
+        _refuse_for_readers(
+            create=create, durability=durability, sync_interval=sync_interval, io=io != "auto"
+        )
     directory = _parse_path(path)
     given: dict[str, Any] = {}
     if durability is not None:
@@ -112,7 +127,7 @@ def open(
     identity = metadata.read_store(directory)
     given["io"], filesystem = _choose_io(directory, io, force)
     with _lock, metadata.storage_errors(directory):
-        handle = StoreHandle.acquire(directory)
+        handle = StoreHandle.acquire(directory, read_only)
         try:
             settings = _settings.get(handle)
             if settings is None:
@@ -124,6 +139,8 @@ def open(
                     filesystem=filesystem,
                 )
                 _settings[handle] = settings
+                if not read_only:
+                    deletion.sweep(handle, directory)
             elif conflict := _conflict(settings, given, io):
                 name, wanted, existing = conflict
                 raise OptionError(
@@ -133,6 +150,12 @@ def open(
             handle.release()
             raise
     return Store(directory, handle, settings, identity)
+
+
+def _refuse_for_readers(**given: object) -> None:
+    for name, value in given.items():
+        if value:
+            raise OptionError(f"{name}= is for stores that are written to; leave it out with mode='r'")
 
 
 def _conflict(settings: _Settings, given: Mapping[str, Any], io: str) -> tuple[str, object, object] | None:
@@ -256,6 +279,11 @@ class Store:
         return self._settings.filesystem
 
     @property
+    def mode(self) -> str:
+        """As it was opened: "rw", or "r" to read only."""
+        return "r" if self._handle.read_only else "rw"
+
+    @property
     def closed(self) -> bool:
         """True after `close`."""
         return self._closed
@@ -295,12 +323,15 @@ class Store:
         segment_bytes: opt.Size | None = None,
         index_interval_bytes: opt.Size | None = None,
         timestamp_type: str | None = None,
+        value: SerializerLike | None = None,
+        key: SerializerLike | None = None,
         **later: Never,
     ) -> Topic:
         """The topic called `name`, made first when `create=True` and it is not there.
 
         Options are fixed when a topic is made. Those given for a topic that exists must agree with it;
-        those left out are as they are.
+        those left out are as they are. `value` and `key` are not stored: they say how keys and values become
+        bytes, and bytes become them, for whoever uses the object returned.
 
         Args:
             name: 1 to 249 of `a-z A-Z 0-9 . _ -`; "." and ".." and names starting with "__" are refused.
@@ -316,17 +347,24 @@ class Store:
             index_interval_bytes: bytes of log between index entries, 1 KiB to 1 GiB; 16 KiB by default.
             timestamp_type: "create" (the default): the timestamp given, else the producer's clock.
                 "append": the clock when the batch is appended.
+            value: "utf8" (str), "json", "msgpack"; a pair of functions (serialize, deserialize), or a
+                `Serializer`; a single function serializes, and values are read as bytes. Without it, or
+                with "bytes", values are bytes. None stays None: a null value.
+            key: likewise for keys.
 
         Raises:
             TopicNotFoundError: no such topic, and not `create`.
             OptionError: a name or value is refused, or an option differs from the existing topic's.
+            ReadOnlyError: there is no such topic, and the store was opened to read only.
             UnsupportedError: the option belongs to a later version.
             TypeError: a value of a wrong type, or no such option.
             CorruptLogError, FormatVersionError: `topic.json` is damaged, or too new.
             ClosedError: the store is closed.
             StorageError: a system call failed; nothing is left behind.
+            ModuleNotFoundError: a serializer needs a package that is not installed.
         """
         opt.refuse_unknown("topic", later)
+        values, keys = serializers.parse("value", value), serializers.parse("key", key)
         create = opt.parse_flag("create", create)
         self._check()
         opt.check_topic_name(name)
@@ -343,10 +381,12 @@ class Store:
                 "timestamp_type": timestamp_type,
             }
         )
+        serializers.check_dtype(name, values, dtype)
         found = metadata.read_topic(self._path, name)
-        if found is None:
+        while found is None:
             if not create:
                 raise TopicNotFoundError(self._not_found(name), topic=name)
+            self._check_writable()
             directory = f"{metadata.topic_directory(self._path, name)}/{PARTITIONS_MAX - 1}"
             if len(os.fsencode(directory)) > opt.PARTITION_PATH_BYTES_MAX:
                 raise OptionError(
@@ -357,9 +397,10 @@ class Store:
             metadata.create_topic(
                 self._path, name, TopicOptions(**{"durability": self._settings.durability, **given})
             )
+            deletion.sweep(self._handle, self._path)
             found = metadata.read_topic(self._path, name)  # perhaps another process's, made meanwhile
-            if found is None:
-                directory = metadata.topic_directory(self._path, name)
+            directory = metadata.topic_directory(self._path, name)
+            if found is None and os.path.isdir(directory):  # else it was deleted meanwhile, too
                 raise CorruptLogError(
                     f"{directory}: holds files but no {metadata.TOPIC_FILE}", topic=name, path=directory
                 )
@@ -370,7 +411,39 @@ class Store:
                 f"{differing}={getattr(options, differing)!r}",
                 topic=name,
             )
-        return Topic(self, name, identity, options)
+        return Topic(self, name, identity, options, values, keys)
+
+    def delete_topic(
+        self, name: str, *, timeout: opt.Duration | None = DELETE_TIMEOUT_DEFAULT_S, **later: Never
+    ) -> None:
+        """Delete a topic with all its records, for every process, for good.
+
+        When it returns, the topic is gone, whatever dies from then on. Whoever has it open hears
+        `TopicDeletedError`: appends, reads, flushes, and consumers that wait for records; producers lose what
+        was not appended yet, and say so (`DeliveryError`). Batches that were handed out stay good, and
+        the disk space of what they lend is free when they go; so is that of files that another process has
+        open, when it finds out or closes the store. A topic made later under the same name is another topic:
+        nothing that belonged to this one touches it.
+
+        Args:
+            name: an existing topic. Damaged ones can be deleted, too.
+            timeout: seconds to wait for writers that are in the midst of an append or a sync, or that hold
+                a partition for exclusive writing; None: as long as it takes. Holds of this process end.
+
+        Raises:
+            TopicNotFoundError: there is no such topic, or another process deleted it meanwhile.
+            LockTimeoutError: a writer went on for longer than `timeout`. Nothing has changed.
+            OptionError, TypeError: the name is none a topic can have, or there is no such option.
+            ReadOnlyError: the store was opened to read only.
+            ClosedError: the store is closed.
+            StorageError: a system call failed.
+        """
+        opt.refuse_unknown("delete_topic", later)
+        timeout_ns = opt.parse_timeout("timeout", timeout)
+        self._check_writable()
+        opt.check_topic_name(name)
+        if not deletion.delete_topic(self._handle, self._path, name, timeout_ns):
+            raise TopicNotFoundError(self._not_found(name, create=False), topic=name)
 
     def consumer(
         self,
@@ -378,6 +451,8 @@ class Store:
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
+        value: SerializerLike | Mapping[str, SerializerLike] | None = None,
+        key: SerializerLike | Mapping[str, SerializerLike] | None = None,
         **later: Never,
     ) -> Consumer:
         """A consumer of all partitions of `topics` (none: `subscribe` or `assign` later).
@@ -389,6 +464,10 @@ class Store:
                 where those left out begin at the earliest. See `Consumer`.
             timeout: seconds without a record after which iteration ends; None: never.
             spin: seconds to look again and again before sleeping, 0 to 1; sooner woken for more CPU.
+            value: what values of records are read through: "utf8", "json", "msgpack", a function of bytes, a
+                pair (serialize, deserialize) or a `Serializer`; or {topic: one of these}, where values of
+                topics left out are bytes. Bytes by default, whatever a `Topic` says.
+            key: likewise for keys.
 
         Raises:
             TopicNotFoundError, OptionError, UnsupportedError, TypeError, ClosedError: as `topic` does.
@@ -396,7 +475,7 @@ class Store:
         """
         opt.refuse_unknown("consumer", later)
         self._check()
-        return Consumer(self, topics, start=start, timeout=timeout, spin=spin)
+        return Consumer(self, topics, start=start, timeout=timeout, spin=spin, value=value, key=key)
 
     def close(self) -> None:
         """Close consumers, flush and close producers, and give up the store. Twice is once.
@@ -444,12 +523,18 @@ class Store:
                 path=self._path,
             )
 
-    def _not_found(self, name: str) -> str:
+    def _check_writable(self) -> None:
+        self._check()
+        if self._handle.read_only:
+            raise ReadOnlyError(f"the store {self._path} was opened with mode='r'", path=self._path)
+
+    def _not_found(self, name: str, *, create: bool = True) -> str:
         from difflib import get_close_matches  # only on the way to an error
 
         near = get_close_matches(name, self.topics(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "create=True makes it"
-        return f"no topic {name!r} in {self._path}; {hint}"
+        make = "create=True makes it" if self.mode == "rw" else "a store open to read makes none"
+        hint = f"; did you mean {near[0]!r}?" if near else f"; {make}" if create else ""
+        return f"no topic {name!r} in {self._path}{hint}"
 
 
 def _is_name(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Never, TypeAlias
 
-from pystream import metadata
+from pystream import metadata, serializers
 from pystream import options as opt
 from pystream._native.arrow import ArrowStream, topic_schema
 from pystream._native.limits import CODECS, DURABILITIES, IO_VERBS
@@ -16,6 +16,7 @@ from pystream.errors import OptionError
 from pystream.metadata import Identity, TopicOptions
 from pystream.partition import Partition, Position
 from pystream.producer import Producer
+from pystream.serializers import Serializer, SerializerLike
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,14 +35,27 @@ A plain offset is accepted where the topic has one partition.
 
 
 class Topic:
-    """A topic. Made by `Store.topic`; opened partitions stay open until the store is closed."""
+    """A topic. Made by `Store.topic`; opened partitions stay open until the store is closed.
 
-    def __init__(self, store: Store, name: str, identity: Identity, options: TopicOptions) -> None:
+    Serializers belong to this object, not to what is stored: what is appended through it, and the records
+    read through it, pass through them. Batches' columns, arrays and Arrow exports are bytes always.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        identity: Identity,
+        options: TopicOptions,
+        value: Serializer | None = None,
+        key: Serializer | None = None,
+    ) -> None:
         self._store = store
         self._name = name
         self._identity = identity
         self._options = options
-        self._schema = Schema(
+        self._value, self._key = value, key
+        self._stored_schema = Schema(
             name,
             options.value_width,
             options.key_width,
@@ -49,6 +63,7 @@ class Topic:
             CODECS[options.compression],
             options.timestamp_type == "append",
         )
+        self._schema = serializers.schema_with(self._stored_schema, value, key)
         self._partitions: dict[int, Partition] = {}
 
     @property
@@ -75,6 +90,16 @@ class Topic:
     def options(self) -> TopicOptions:
         """How it stores its records."""
         return self._options
+
+    @property
+    def value_serializer(self) -> Serializer | None:
+        """What values written and read through this object pass through; None: they are bytes."""
+        return self._value
+
+    @property
+    def key_serializer(self) -> Serializer | None:
+        """What keys written and read through this object pass through; None: they are bytes."""
+        return self._key
 
     def partition(self, index: int) -> Partition:
         """The partition with number `index`, from 0.
@@ -133,6 +158,9 @@ class Topic:
         partitioner: str | Callable[[bytes | None, int], int] | None = None,
         on_delivery: Callable[..., object] | None = None,
         compression: str | None = None,
+        exclusive: bool = False,
+        value: SerializerLike | None = None,
+        key: SerializerLike | None = None,
         **later: Never,
     ) -> Producer:
         """A producer of this topic: collects records into batches, and appends them behind your back.
@@ -140,7 +168,7 @@ class Topic:
         See `Producer` for the options and for what its methods promise.
         """
         opt.refuse_unknown("producer", later)
-        self._store._check()
+        self._store._check_writable()
         return Producer(
             self,
             batch_bytes=batch_bytes,
@@ -150,6 +178,9 @@ class Topic:
             partitioner=partitioner,
             on_delivery=on_delivery,
             compression=compression,
+            exclusive=exclusive,
+            value=value,
+            key=key,
         )
 
     def records(self, start: Positions = "earliest", stop: Positions | None = None) -> Iterator[Record]:
@@ -163,6 +194,7 @@ class Topic:
         Raises:
             OffsetOutOfRangeError: `start` is before the beginning or beyond the end of a partition.
             OptionError, TypeError: no such partition, or no such place.
+            SerializationError: a serializer cannot read a record, which the error names (while iterating).
         """
         readers = self._readers(start, stop)
         if len(readers) == 1:
@@ -208,7 +240,10 @@ class Topic:
         return topic_schema(self._schema)
 
     def __repr__(self) -> str:
-        return f"<pystream.Topic {self._name!r}, {self.partitions} partition{'s' * (self.partitions > 1)}>"
+        sides = {"value": self._value, "key": self._key}
+        through = [f", {side}={each.name}" for side, each in sides.items() if each]
+        count = f"{self.partitions} partition{'s' * (self.partitions > 1)}"
+        return f"<pystream.Topic {self._name!r}, {count}{''.join(through)}>"
 
     def _readers(self, start: Positions, stop: Positions | None) -> list[PartitionReader]:
         starts = self._positions("start", start)
@@ -245,11 +280,22 @@ class Topic:
                 self._name,
                 index,
                 self.uuid.bytes,
-                self._schema,
+                self._stored_schema,  # every Topic of this name shares the log
                 segment_bytes=self._options.segment_bytes,
                 index_interval_bytes=self._options.index_interval_bytes,
                 durability=DURABILITIES[durability],
                 io=IO_VERBS[io],
                 sync_interval_ns=settings.sync_interval_ns,
-                create=True,
+                create=not self._store._handle.read_only,
+                owner=self._uuid_there,
             )
+
+    def _is_deleted(self) -> bool:
+        """True when that is known: from a partition that was opened."""
+        handles = (partition._handle for partition in self._partitions.values())
+        return any(handle is not None and handle.deleted for handle in handles)
+
+    def _uuid_there(self) -> bytes | None:
+        """The uuid of the topic that has this one's name now, if there is one."""
+        found = metadata.read_topic(self._store.path, self._name)
+        return None if found is None else found[0].uuid.bytes

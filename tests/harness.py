@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,20 @@ def quick_directory() -> Iterator[Path]:
         prefix="pystream-", dir=memory if os.access(memory, os.W_OK) else None
     ) as path:
         yield Path(path)
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """As if a module were not installed."""
+    missing = object()
+    there = sys.modules.get(module, missing)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if there is not missing:
+            sys.modules[module] = there  # type: ignore[assignment]
 
 
 class Snapshot:

@@ -180,3 +180,53 @@ def fork_and_die_appending(channel: Any, path: str) -> None:
     channel.recv()
     store._handle.arm("append.begun:1:kill")
     topic.append([b"never"])
+
+
+def hold_partition(channel: Any, path: str, fork: bool = False) -> None:
+    """Hold t/0 for exclusive writing until told to let go; `fork`: with a child that goes on living."""
+    with pystream.open(path) as store:
+        topic = store.topic("t")
+        hold = topic.partition(0).exclusive()
+        topic.append([b"theirs"])
+        if fork:
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            channel.send(child)
+        channel.send("held")
+        channel.recv()
+        hold.release()
+        channel.send("released")
+        channel.recv()
+
+
+def append_held(channel: Any, path: str, writer: int, rounds: int, records: int) -> None:
+    """Hold t/0 again and again, each time to append records that nobody may come between."""
+    with pystream.open(path) as store:
+        partition = store.topic("t").partition(0)
+        channel.send("ready")
+        channel.recv()
+        for number in range(rounds):
+            with partition.exclusive(timeout=None):
+                first = partition.append([numbered(writer, number * records, 20)])
+                for i in range(1, records):
+                    assert partition.append([numbered(writer, number * records + i, 20)]) == first + i
+
+
+def read_as_nobody(channel: Any, path: str) -> None:
+    """Read t as a user who may write nowhere, and fail to write."""
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        pystream.open(path)
+        said = "opened to write"
+    except OSError as error:
+        said = type(error).__name__
+    with pystream.open(path, "r") as store:
+        channel.send((said, [(r.partition, r.offset, r.value) for r in store.topic("t").records()]))
+        with store.consumer("t", start="latest") as consumer:
+            channel.send("waiting")
+            batch = consumer.poll(timeout=30)
+            channel.send(None if batch is None else batch.values.to_pylist())

@@ -342,7 +342,7 @@ def test_offsets(store: pystream.Store, clicks: pystream.Topic) -> None:
 # ---- options and life -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["group", "isolation", "value", "key"])
+@pytest.mark.parametrize("option", ["group", "isolation"])
 def test_options_of_later_versions(store: pystream.Store, clicks: pystream.Topic, option: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{option}="):
         store.consumer("clicks", **{option: "billing"})

@@ -33,6 +33,12 @@ POINTS = {
 RECOVERY = ("epoch", "save", "aside", "seal", "create", "rewrite")
 """Where the recovery after such a death can be killed in turn; tested in tests/c/test_log.c."""
 
+HOLDING = {"hold.held"}
+"""Where a process can be killed that holds a partition; tested in tests/c/test_lock.c."""
+
+READING = {"view.anew"}
+"""Where a thread has others read on that have not seen yet what it has; tested in tests/c/test_view.c."""
+
 VERBS = sorted(set(re.findall(r'ASK\(env, "(\w+)"\)', (SOURCES / "ps_os.c").read_text())))
 """System calls that can be made to fail."""
 
@@ -113,7 +119,7 @@ def test_every_point_is_known() -> None:
     """A point that is added to the kernels is added to these tests."""
     sources = "".join(file.read_text() for file in SOURCES.glob("*.c"))
     named = set(re.findall(r'PS_POINT\([^"]*"([^"]+)"\)', sources))
-    assert named == POINTS.keys() | {f"recover.{name}" for name in RECOVERY}
+    assert named == POINTS.keys() | {f"recover.{name}" for name in RECOVERY} | HOLDING | READING
 
 
 @pytest.mark.parametrize("io", ["mmap", "pwrite"])

@@ -11,3 +11,5 @@ FRAME_HEADER_BYTES: Final[int]
 CODECS: Final[dict[str, int]]
 DURABILITIES: Final[dict[str, int]]
 IO_VERBS: Final[dict[str, int]]
+
+def libraries() -> dict[str, str]: ...

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from pystream._native.log import LogHandle
+from pystream._native.schema import Schema
 
 @final
 class RecordMetadata:
@@ -29,6 +30,7 @@ class ProducerCore:
         on_delivery: Callable[[Exception | None, RecordMetadata], object] | None = None,
         codec: int = -1,
         parse_time: Callable[[Any], int] | None = None,
+        schema: Schema | None = None,
     ) -> None: ...
     def send(
         self,
@@ -63,4 +65,6 @@ def append_batch(
     timestamps: Any = None,
     timeout_ns: int = -1,
     parse_time: Callable[[Any], int] | None = None,
+    origin: tuple[int, int, int] | None = None,
+    schema: Schema | None = None,
 ) -> int: ...

@@ -4,11 +4,14 @@ from typing import final
 from pystream._native.arrow import ArrowSource
 from pystream._native.batch import Batch, Record
 from pystream._native.log import LogHandle
+from pystream._native.schema import Schema
 
 SPIN_NS_DEFAULT: int
 
 class PartitionReader(ArrowSource):
-    def __init__(self, handle: LogHandle, start_offset: int, stop_offset: int = -1) -> None: ...
+    def __init__(
+        self, handle: LogHandle, start_offset: int, stop_offset: int = -1, schema: Schema | None = None
+    ) -> None: ...
     @property
     def handle(self) -> LogHandle: ...
     @property

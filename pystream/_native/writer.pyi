@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pystream._native.log import LogHandle
+from pystream._native.schema import Schema
 
 def append_batch(
     log: LogHandle,
@@ -11,5 +12,7 @@ def append_batch(
     timestamps: Any = None,
     timeout_ns: int = -1,
     parse_time: Callable[[Any], int] | None = None,
+    origin: tuple[int, int, int] | None = None,
+    schema: Schema | None = None,
 ) -> int: ...
 def lag_ns_max(log: LogHandle) -> int: ...

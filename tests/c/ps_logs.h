@@ -138,7 +138,7 @@ __attribute__((unused)) static void check_all(ps_log *log, int64_t at_least) {
 
 /* Run a child that appends until the plan kills it, telling each acknowledged offset through a pipe. Returns
  * the first offset that was not acknowledged. */
-static int64_t run_doomed(const char *plan_text, int64_t known, bool *died) {
+__attribute__((unused)) static int64_t run_doomed(const char *plan_text, int64_t known, bool *died) {
   int pipes[2];
   CHECK(pipe(pipes) == 0);
   pid_t pid = fork();

@@ -11,8 +11,8 @@ cdef class Record:
     # Objects are made with the record: their attributes are plain slots (see batch.pyx).
     cdef str topic
     cdef object offset
-    cdef bytes key          # or None
-    cdef bytes value        # or None
+    cdef object key         # bytes, what a serializer made of them, or None
+    cdef object value       # likewise
     cdef tuple headers      # of (str, bytes or None)
     # Numbers become objects when asked for.
     cdef int64_t timestamp_ns

@@ -41,6 +41,7 @@ from pystream._native.memory cimport (
     ps_lease_unref,
 )
 from pystream._native.schema cimport Schema
+from pystream._native.serial cimport CodedSchema, Coder, decode
 
 import numpy as np
 
@@ -83,14 +84,17 @@ cdef enum:
 @cython.freelist(256)
 @cython.no_gc
 cdef class Record:
-    """One record of a topic. It owns its bytes, compares by value, hashes by its place, and pickles.
+    """One record of a topic. It owns what it holds, compares by value, hashes by its place, and pickles.
+
+    Read through serializers, key and value are what these made of the bytes. A record takes no part in
+    the collection of cycles: one that is put into its own value is never freed.
 
     topic:     name of the topic.
     partition: number of the partition.
     offset:    place in the partition.
     timestamp: int nanoseconds since the epoch, or None.
-    key:       bytes, or None.
-    value:     bytes, or None (a tombstone).
+    key:       bytes, or None; or what a serializer made of them.
+    value:     bytes, or None (a tombstone); or what a serializer made of them.
     headers:   tuple of (str, bytes or None).
     """
 
@@ -125,14 +129,15 @@ cdef class Record:
         return f"Record({', '.join(parts)})"
 
 
-cdef str short(bytes data):
-    """repr() of bytes, cut where it would flood a terminal."""
-    if data is None or len(data) <= 64:
-        return repr(data)
-    return f"{data[:48]!r}... ({len(data)} bytes)"
+cdef str short(object data):
+    """repr() of a key or a value, cut where it would flood a terminal."""
+    if type(data) is bytes and len(data) > 64:
+        return f"{data[:48]!r}... ({len(data)} bytes)"
+    text = repr(data)
+    return text if len(text) <= 200 else f"{text[:160]}... ({len(text)} characters)"
 
 
-def _record(str topic, int partition, int64_t offset, timestamp, bytes key, bytes value, tuple headers):
+def _record(str topic, int partition, int64_t offset, timestamp, key, value, tuple headers):
     """A Record from its parts: what pickle calls."""
     cdef Record record = Record.__new__(Record)
     record.topic = topic
@@ -160,8 +165,8 @@ cdef int add_members() except -1:
     cdef const char *names[5]
     names[:] = [b"topic", b"offset", b"key", b"value", b"headers"]
     cdef const char *docs[5]
-    docs[:] = [b"Name of the topic.", b"Place in the partition.", b"bytes, or None.",
-               b"bytes, or None (a tombstone).", b"Tuple of (str, bytes or None)."]
+    docs[:] = [b"Name of the topic.", b"Place in the partition.", b"bytes or None, unless deserialized.",
+               b"bytes or None (a tombstone), unless deserialized.", b"Tuple of (str, bytes or None)."]
     cdef dict members = <dict>PS_TYPE_DICT(Record)
     cdef int i
     for i in range(5):
@@ -278,6 +283,30 @@ cdef tuple take_headers(const ps_columns *columns, uint32_t i):
     return out
 
 
+cdef object take_coded(Coder coder, const ps_binary *column, uint32_t i, bint is_key, Record record):
+    cdef int32_t begin
+    if coder is None or coder.deserialize is None:
+        return take(column, i)
+    if column.validity != NULL and not ps_bit(column.validity, i):
+        return None
+    if column.offsets == NULL:
+        return decode(coder, <const char *>column.data + <Py_ssize_t>i * column.width, column.width, is_key,
+                      record.topic, record.partition, record.offset)
+    begin = column.offsets[i]
+    return decode(coder, <const char *>column.data + begin, column.offsets[i + 1] - begin, is_key, record.topic,
+                  record.partition, record.offset)
+
+
+cdef int take_decoded(Record record, Batch batch, uint32_t at) except -1:
+    """Key and value of a record through the serializers of whoever reads."""
+    cdef Batch held = batch  # what they call may make the caller let go of it
+    cdef CodedSchema schema = <CodedSchema>held.schema
+    if held.columns.has_keys:
+        record.key = take_coded(schema.keys, &held.columns.keys, at, True, record)
+    record.value = take_coded(schema.values, &held.columns.values, at, False, record)
+    return 0
+
+
 cdef Record batch_record(Batch batch, uint32_t i):
     cdef Record record = Record.__new__(Record)
     cdef const ps_columns *columns = &batch.columns
@@ -286,9 +315,12 @@ cdef Record batch_record(Batch batch, uint32_t i):
     record.partition = batch.partition
     record.offset = batch.offset_at(i)
     record.timestamp_ns = batch.timestamp_at(i)
-    if columns.has_keys:
-        record.key = take(&columns.keys, at)
-    record.value = take(&columns.values, at)
+    if type(batch.schema) is CodedSchema:
+        take_decoded(record, batch, at)
+    else:
+        if columns.has_keys:
+            record.key = take(&columns.keys, at)
+        record.value = take(&columns.values, at)
     record.headers = take_headers(columns, at) if columns.has_headers else ()
     return record
 
@@ -327,8 +359,8 @@ cdef class Batch:
 
     `values`, `keys`, Arrow exports and, where stored, `timestamps` are the batch's own memory, read-only,
     and keep it alive after the consumer and the store are closed. A compressed batch was decompressed
-    once, into memory that all of them share. `batch[i]` and iteration make Records, which are copies;
-    `batch[a:b]` is a Batch over the same memory.
+    once, into memory that all of them share. `batch[i]` and iteration make Records, which are copies, with
+    keys and values as the serializers of whoever reads make them; columns are bytes always. `batch[a:b]` is a Batch over the same memory.
     """
 
     def __init__(self):

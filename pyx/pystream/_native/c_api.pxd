@@ -40,6 +40,8 @@ cdef extern from "ps_status.h" nogil:
         PS_TOO_LARGE
         PS_INVALID
         PS_TIMEOUT
+        PS_READ_ONLY
+        PS_HELD
         PS_INTERRUPTED
         PS_OUT_OF_RANGE
         PS_NOT_FOUND
@@ -146,6 +148,7 @@ cdef extern from "ps_os.h" nogil:
         int64_t seen
         ps_fault_action action
         int os_errno
+    int ps_env_ask(const ps_env *env, const char *name)
     bint ps_fault_parse(const char *text, ps_fault_plan *plan)
     int ps_fault_hook(void *context, const char *name)
     int64_t ps_os_now_ns()
@@ -189,6 +192,9 @@ cdef extern from "ps_log.h" nogil:
         ps_io io
         uint64_t incarnation
         bint log_append_time
+        bint topic_locks
+        bint read_only
+        int live_fd
     ctypedef struct ps_log:
         pass
     ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
@@ -199,12 +205,16 @@ cdef extern from "ps_log.h" nogil:
     ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset, ps_error *err)
     ps_status ps_log_sync(ps_log *log, ps_error *err)
     bint ps_log_is_dirty(const ps_log *log)
+    ps_status ps_log_hold(ps_log *log, int64_t timeout_ns, ps_error *err)
+    void ps_log_release(ps_log *log)
+    bint ps_log_is_held(const ps_log *log)
     void ps_log_prepare_next(ps_log *log)
     void ps_log_populate(ps_log *log, uint64_t bytes)
     int64_t ps_log_start_offset(const ps_log *log)
-    int64_t ps_log_high_watermark(const ps_log *log)
-    int64_t ps_log_end_offset(const ps_log *log)
-    int64_t ps_log_durable_offset(const ps_log *log)
+    int64_t ps_log_high_watermark(ps_log *log)
+    int64_t ps_log_end_offset(ps_log *log)
+    int64_t ps_log_durable_offset(ps_log *log)
+    bint ps_log_is_read_only(const ps_log *log)
     int32_t ps_log_leader_epoch(const ps_log *log)
     ps_status ps_log_check(const ps_log *log, ps_error *err)
     void ps_log_poison(ps_log *log, int os_errno)
@@ -247,3 +257,130 @@ cdef extern from "ps_log.h" nogil:
     ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns)
     void ps_log_wake(ps_log *log)
     ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err)
+
+
+cdef extern from "ps_topic.h" nogil:
+    ps_status ps_topic_lock(const ps_env *env, int locks_fd, uint32_t partitions, uint32_t *next, int64_t timeout_ns,
+                            const char *path, ps_error *err)
+    ps_status ps_topic_mark_deleted(const ps_env *env, const char *path, ps_error *err)
+
+
+cdef extern from "ps_walk.h" nogil:
+    enum:
+        PS_WALK_BUFFER_BYTES_MIN
+    ctypedef enum ps_walk_event:
+        PS_WALK_END
+        PS_WALK_HEADER
+        PS_WALK_FRAME
+        PS_WALK_DAMAGE
+        PS_WALK_SEAL
+        PS_WALK_NEED
+    ctypedef enum ps_verdict:
+        PS_UNCHECKED
+        PS_SOUND
+        PS_DAMAGED
+        PS_NEWER
+    ctypedef struct ps_segment_info:
+        int64_t base_offset
+        uint64_t salt
+        int32_t leader_epoch
+        uint32_t partition
+        uint32_t capacity
+        uint8_t topic_uuid[16]
+        int64_t created_ns
+    ctypedef struct ps_seal:
+        int64_t end_offset
+        uint64_t frames
+        int64_t max_timestamp
+    ctypedef struct ps_walk:
+        const ps_env *env
+        int fd
+        int64_t base_offset
+        int64_t end_offset
+        uint64_t salt
+        bint bodies
+        uint8_t *buffer
+        uint64_t buffer_bytes
+        uint8_t *scratch
+        uint64_t scratch_bytes
+        uint64_t size
+        ps_verdict header
+        ps_segment_info info
+        uint64_t position
+        uint64_t to
+        ps_frame_meta meta
+        ps_verdict frame
+        ps_verdict body
+        ps_verdict columns
+        ps_columns view
+        ps_verdict sealed
+        ps_seal seal
+        int reason
+        int64_t missing
+        int64_t found
+        int rest
+        uint64_t need_buffer
+        uint64_t need_scratch
+        int64_t next_offset
+        uint64_t frames
+    void ps_walk_begin(ps_walk *walk)
+    ps_status ps_walk_next(ps_walk *walk, ps_walk_event *event, ps_error *err)
+
+
+cdef extern from "ps_inspect.h" nogil:
+    ctypedef int c_bool "bool"
+    const uint64_t PS_HEAD_HELD_FLAG
+    enum:
+        PS_HEAD_BYTES
+        PS_EPOCH_ENTRY_BYTES
+        PS_INDEX_HEADER_BYTES
+        PS_INDEX_ENTRY_BYTES
+    ctypedef struct ps_slot:
+        uint64_t sequence
+        int64_t log_end
+        int64_t segment
+        uint64_t position
+        uint64_t frames
+        int64_t max_timestamp
+        int32_t leader_epoch
+    ctypedef struct ps_head_identity:
+        uint8_t topic_uuid[16]
+        uint32_t partition
+        uint64_t device
+        uint64_t inode
+    ctypedef struct ps_index_entry:
+        int64_t offset
+        int64_t max_timestamp
+        uint64_t position
+    ctypedef struct ps_index_info:
+        ps_verdict verdict
+        uint64_t salt
+        int64_t base_offset
+        uint32_t interval
+        uint32_t capacity
+    void ps_inspect_index(const uint8_t *p, uint64_t limit, ps_index_info *out)
+    ps_verdict ps_inspect_index_entry(const uint8_t *p, uint64_t limit, uint64_t salt, uint64_t i, ps_index_entry *out)
+    int ps_inspect_index_hit(const ps_env *env, int fd, uint64_t salt, const ps_index_entry *entry, c_bool *hit)
+    ctypedef struct ps_head_facts:
+        ps_verdict identity
+        ps_head_identity who
+        uint64_t state
+        uint64_t holder
+        uint64_t incarnation
+        int poison
+        bint deleted
+        int64_t log_start
+        c_bool slot_sound[2]
+        ps_slot slot[2]
+        int64_t watermark
+        int64_t log_end
+        int64_t durable
+        uint32_t signal
+        uint32_t waiters
+    void ps_inspect_head(const uint8_t *p, ps_head_facts *out)
+    ctypedef struct ps_epoch_entry:
+        int32_t epoch
+        int64_t first_offset
+        int64_t created_ns
+    bint ps_inspect_epoch(const uint8_t *p, ps_epoch_entry *out)
+    int ps_inspect_in_use(const ps_env *env, int live_fd)

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from pystream._native.c_api cimport ps_error
+from pystream._native.c_api cimport ps_columns, ps_error
 from pystream._native.log cimport LogHandle
 from pystream._native.write_api cimport ps_builder, ps_producer
 
@@ -25,6 +25,9 @@ cdef object error_of(LogHandle log, const ps_error *err)
 cdef object delivery_error(LogHandle log, uint64_t records, object cause)
 # Call the callbacks of a finished builder, and recycle it. Answers the first exception that one of them raised.
 cdef object report(ps_producer *p, LogHandle log, object default, ps_builder *b)
+# The same for a batch appended from `columns`; `stamp`: the timestamp of all, where they have none each.
+cdef object report_columns(LogHandle log, object callback, const ps_columns *columns, int64_t base_offset,
+                           int64_t stamp)
 # Let go of the list of Tracked that a builder carries.
 cdef void drop_user(ps_builder *b) noexcept
 

@@ -92,6 +92,23 @@ cdef object report(ps_producer *p, LogHandle log, object default, ps_builder *b)
     return first
 
 
+cdef object report_columns(LogHandle log, object callback, const ps_columns *columns, int64_t base_offset,
+                           int64_t stamp):
+    cdef uint32_t i
+    outcomes = []
+    for i in range(columns.count):
+        if columns.timestamps != NULL:
+            stamp = columns.timestamps[i]
+        outcomes.append(make_metadata(log.topic, log.partition, base_offset + i, stamp))
+    first = None
+    for metadata in outcomes:
+        try:
+            callback(None, metadata)
+        except BaseException as raised:
+            first = first or raised
+    return first
+
+
 cdef int64_t remaining(int64_t deadline_ns) noexcept nogil:
     """What is left of a slice; deadline_ns < 0: no deadline."""
     if deadline_ns < 0:

@@ -11,6 +11,7 @@ import numpy as np
 from pystream._native.c_api cimport (
     PS_CODEC_NONE, PS_HEADER_KEY_BYTES_MAX, PS_HEADERS_PER_RECORD_MAX, ps_binary, ps_os_now_ns,
 )
+from pystream._native.serial cimport open_source
 from pystream._native.source cimport (
     COLUMN_BYTES_MAX, PREFETCH, Buffer, Source, View, kind_of, prefetch_item, refuse_scalar, release_view,
     reserve, scalar_bytes, set_bit, size_of,
@@ -134,14 +135,12 @@ cdef class Input:
     cdef int open(self, Schema schema, object values, object keys, object headers, object timestamps,
                   object parse_time) except -1:
         self.schema = schema
-        self.values = Source.__new__(Source)
-        self.values.open("values", values, schema, False)
+        self.values = open_source("values", values, schema, False)
         self.count = self.values.count
         if self.count > 0xffffffff:
             raise ValueError(f"{self.count} values are more than one call takes: give at most 2**32 - 1")
         if keys is not None:
-            self.keys = Source.__new__(Source)
-            self.keys.open("keys", keys, schema, True)
+            self.keys = open_source("keys", keys, schema, True)
             if self.keys.count != self.count:
                 raise ValueError(f"{self.keys.count} keys for {self.count} values")
         if headers is not None:

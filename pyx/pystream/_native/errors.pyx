@@ -1,10 +1,11 @@
 # cython: language_level=3, binding=False
 """Every exception of pystream, and the one place where a native status becomes one of them."""
+import io
 import os
 
 from pystream._native.c_api cimport (
-    PS_CLOSED, PS_CORRUPT, PS_DELETED, PS_FORKED, PS_INTERRUPTED, PS_INVALID, PS_NO_MEMORY,
-    PS_NOT_FOUND, PS_OS_ERROR, PS_OUT_OF_RANGE, PS_POISONED, PS_TIMEOUT, PS_TOO_LARGE,
+    PS_CLOSED, PS_CORRUPT, PS_DELETED, PS_FORKED, PS_HELD, PS_INTERRUPTED, PS_INVALID, PS_NO_MEMORY,
+    PS_NOT_FOUND, PS_OS_ERROR, PS_OUT_OF_RANGE, PS_POISONED, PS_READ_ONLY, PS_TIMEOUT, PS_TOO_LARGE,
     PS_VERSION, ps_error,
 )
 
@@ -70,6 +71,10 @@ class ClosedError(PystreamError, ValueError):
     """The store, producer or consumer is closed."""
 
 
+class ReadOnlyError(PystreamError, io.UnsupportedOperation):
+    """The store was opened with mode="r": nothing can be written through it."""
+
+
 class RecordTooLargeError(PystreamError, ValueError):
     """One record exceeds a limit. Nothing was written."""
 
@@ -80,6 +85,10 @@ class BatchTooLargeError(RecordTooLargeError):
 
 class LockTimeoutError(PystreamError, TimeoutError):
     """Another writer kept the partition for longer than the timeout. Nothing was written."""
+
+
+class PartitionHeldError(LockTimeoutError):
+    """Somebody else holds the partition for exclusive writing, and did not let go in time."""
 
 
 class OffsetOutOfRangeError(PystreamError, LookupError):
@@ -114,6 +123,13 @@ class UnsupportedError(PystreamError, ValueError):
     """Something that this version of pystream cannot do yet."""
 
 
+class SerializationError(PystreamError, ValueError):
+    """A serializer failed on a key or a value; what it raised is the cause. Nothing was written, or, where it
+    was read, the record has not been consumed. `index` is the record's place in a list that was given."""
+
+    index = None
+
+
 class DeliveryError(PystreamError, RuntimeError):
     """Records accepted by `send` could not be appended. `records` is how many; the cause is chained."""
 
@@ -128,7 +144,9 @@ _CLASSES = {
     <int>PS_CLOSED: ClosedError,
     <int>PS_TOO_LARGE: RecordTooLargeError,
     <int>PS_INVALID: OptionError,
+    <int>PS_READ_ONLY: ReadOnlyError,
     <int>PS_TIMEOUT: LockTimeoutError,
+    <int>PS_HELD: PartitionHeldError,
     <int>PS_INTERRUPTED: LockTimeoutError,
     <int>PS_OUT_OF_RANGE: OffsetOutOfRangeError,
     <int>PS_NOT_FOUND: TopicNotFoundError,

@@ -1,4 +1,4 @@
-"""The limits and codes of the on-disk format, as csrc/ps_format.h states them."""
+"""The limits and codes of the on-disk format, as csrc/ps_format.h states them; what libraries write it."""
 from pystream._native.c_api cimport (
     PS_CODEC_LZ4,
     PS_CODEC_NONE,
@@ -16,6 +16,17 @@ from pystream._native.c_api cimport (
     PS_TOPIC_NAME_BYTES_MAX,
 )
 
+
+cdef extern from "<lz4.h>" nogil:
+    const char *LZ4_versionString()
+
+
+cdef extern from "<xxhash.h>" nogil:
+    const int XXH_VERSION_MAJOR
+    const int XXH_VERSION_MINOR
+    const int XXH_VERSION_RELEASE
+
+
 FORMAT_VERSION = <int>PS_FORMAT_VERSION
 SEGMENT_BYTES_MIN = <int>PS_SEGMENT_BYTES_MIN
 SEGMENT_BYTES_MAX = <int>PS_SEGMENT_BYTES_MAX
@@ -31,3 +42,11 @@ DURABILITIES = {
     "sync": <int>PS_DURABILITY_SYNC,
 }
 IO_VERBS = {"mmap": <int>PS_IO_MAP, "pwrite": <int>PS_IO_PWRITE}
+
+
+def libraries():
+    """The versions of the libraries: LZ4 as it is loaded, xxHash as it was compiled in."""
+    return {
+        "lz4": LZ4_versionString().decode(),
+        "xxhash": f"{XXH_VERSION_MAJOR}.{XXH_VERSION_MINOR}.{XXH_VERSION_RELEASE}",
+    }

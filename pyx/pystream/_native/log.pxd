@@ -1,37 +1,38 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from pystream._native.c_api cimport ps_env, ps_error, ps_fault_plan, ps_log
+from pystream._native.forks cimport LockFile
 from pystream._native.schema cimport Schema
 
-ctypedef void (*fork_hook)() noexcept nogil
 ctypedef int (*log_hook)(LogHandle) except -1
 
-# Called around fork by the one pthread_atfork handler of the process, in the order of registration. In the child
-# only async-signal-safe work is allowed.
-cdef int add_fork_hooks(fork_hook prepare, fork_hook parent, fork_hook child) except -1
 # Called with every log that is opened with something left to sync, so that somebody does.
 cdef void set_dirty_hook(log_hook hook) noexcept
+# Called with every log whose topic was found to be deleted, once, before its files are let go.
+cdef void set_drop_hook(log_hook hook) noexcept
 
 
 cdef class StoreHandle:
-    """A store directory opened by this process: one for each (device, inode), shared by all who open it."""
+    """A store directory opened by this process: one for each (device, inode), shared by all who open it, and
+    another for those who only read it."""
     cdef ps_env env
     cdef ps_fault_plan plan
     cdef object __weakref__
     cdef readonly str path
     cdef readonly uint64_t incarnation
     cdef readonly bint closed
+    cdef readonly bint read_only
     cdef long generation   # forks seen when it was opened
-    cdef int live_fd
+    cdef LockFile live
     cdef int opens
-    cdef tuple identity    # (device, inode)
+    cdef tuple identity    # (device, inode, read_only)
     cdef dict logs         # (topic uuid, partition) -> LogHandle
-    cdef dict locks        # topic uuid -> descriptor of its `locks` file
+    cdef dict locks        # topic uuid -> LockFile
     cdef list close_hooks  # called before the logs are closed: producers flush
     cdef object opening    # lock: one thread at a time opens logs
     cdef bint is_forked(self) noexcept
     cdef int open(self, str path) except -1
-    cdef int locks_fd(self, str directory, bytes uuid) except -1
+    cdef LockFile lock_file(self, str directory, str topic, bytes uuid, owner)
 
 
 cdef class LogHandle:
@@ -44,11 +45,17 @@ cdef class LogHandle:
     cdef readonly Schema schema
     cdef readonly int durability          # PS_DURABILITY_*
     cdef readonly int64_t sync_interval_ns
+    cdef bytes uuid                       # of the topic
+    cdef LockFile locks
+    cdef bint dropped                     # the topic was deleted, and its files let go
     cdef object kept                      # the keeper's entry (writer.Kept), None until it has one
     cdef object __weakref__
     # Raise unless the handle may be used: closed, forked, poisoned, topic deleted.
     cdef int check(self) except -1
     cdef int open(self, StoreHandle store, str directory, str topic, int partition, bytes uuid, Schema schema,
                   unsigned int segment_bytes, unsigned int index_interval_bytes, int durability, int io,
-                  int64_t sync_interval_ns, bint create) except -1
+                  int64_t sync_interval_ns, bint create, owner) except -1
     cdef int raise_error(self, const ps_error *err) except -1
+    cdef int drop(self) except -1
+    # Raise if the topic was deleted, and only then.
+    cdef int check_there(self) except -1

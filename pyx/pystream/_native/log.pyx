@@ -5,78 +5,25 @@ import weakref
 from _thread import allocate_lock
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport errno
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
-    PS_CLOSED, PS_END, PS_INTERRUPTED, PS_IO_MAP, PS_IO_PWRITE, PS_IO_REFUSED, PS_OK, PS_TIMEOUT, ps_durability,
-    ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_enter, ps_log, ps_log_after_fork, ps_log_check,
+    PS_CLOSED, PS_DELETED, PS_END, PS_INTERRUPTED, PS_IO_MAP, PS_IO_PWRITE, PS_IO_REFUSED, PS_OK, PS_TIMEOUT, ps_durability,
+    ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_enter, ps_log, ps_log_check,
     ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_find_time, ps_log_free, ps_log_get_stats,
-    ps_log_high_watermark, ps_log_is_dirty, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
-    ps_log_start_offset, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_close, ps_status,
+    ps_log_high_watermark, ps_log_hold, ps_log_is_dirty, ps_log_is_held, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
+    ps_log_release, ps_log_start_offset, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_monotonic_ns,
+    ps_status,
 )
 from pystream._native.errors cimport raise_error
+from pystream._native.forks cimport LockFile, forget_log, forks_seen, remember_log
 
-from pystream._native.errors import ClosedError, ForkedError, OptionError
-
-
-cdef extern from "<fcntl.h>" nogil:
-    int c_open "open"(const char *path, int flags, ...)
-    const int O_RDWR
-    const int O_CREAT
-    const int O_CLOEXEC
+from pystream._native.errors import ClosedError, ForkedError, OptionError, TopicDeletedError
 
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
-                       void (*child)() noexcept nogil)
-
-
-# ---- fork ------------------------------------------------------------------------------------------
-# A forked child holds copies of every descriptor, and with them the parent's locks: for as long as the child
-# lives, the parent's death would free nothing. So the child closes them first thing. It never unlocks: that would
-# take the locks from the parent. What must be reached from the handler is kept in plain lists, under one mutex
-# that is held across the fork, so that they are never seen half changed.
-
-cdef struct FdNode:
-    int fd
-    FdNode *next
-
-cdef struct LogNode:
-    ps_log *log
-    LogNode *next
-
-cdef pthread_mutex_t registry_mutex
-cdef FdNode *lock_fds = NULL
-cdef LogNode *open_logs = NULL
-cdef long generation = 0  # forks between the first process and this one
-
-cdef enum:
-    MAX_HOOKS = 4
-
-cdef fork_hook prepare_hooks[MAX_HOOKS]
-cdef fork_hook parent_hooks[MAX_HOOKS]
-cdef fork_hook child_hooks[MAX_HOOKS]
-cdef int hook_count = 0
 cdef log_hook dirty_hook = NULL
-
-
-cdef int add_fork_hooks(fork_hook prepare, fork_hook parent, fork_hook child) except -1:
-    global hook_count
-    if hook_count == MAX_HOOKS:
-        raise RuntimeError("too many fork hooks")
-    prepare_hooks[hook_count] = prepare
-    parent_hooks[hook_count] = parent
-    child_hooks[hook_count] = child
-    hook_count += 1
-    return 0
+cdef log_hook drop_hook = NULL
 
 
 cdef void set_dirty_hook(log_hook hook) noexcept:
@@ -84,124 +31,19 @@ cdef void set_dirty_hook(log_hook hook) noexcept:
     dirty_hook = hook
 
 
-cdef void before_fork() noexcept nogil:
-    cdef int i
-    pthread_mutex_lock(&registry_mutex)
-    for i in range(hook_count):
-        if prepare_hooks[i] != NULL:
-            prepare_hooks[i]()
-
-
-cdef void after_fork_parent() noexcept nogil:
-    cdef int i
-    for i in range(hook_count - 1, -1, -1):
-        if parent_hooks[i] != NULL:
-            parent_hooks[i]()
-    pthread_mutex_unlock(&registry_mutex)
-
-
-cdef void after_fork_child() noexcept nogil:
-    global generation
-    cdef int i
-    cdef FdNode *fd = lock_fds
-    cdef LogNode *log = open_logs
-    generation += 1
-    while fd != NULL:
-        ps_os_close(fd.fd)
-        fd.fd = -1
-        fd = fd.next
-    while log != NULL:
-        ps_log_after_fork(log.log)
-        log = log.next
-    for i in range(hook_count - 1, -1, -1):
-        if child_hooks[i] != NULL:
-            child_hooks[i]()
-    pthread_mutex_unlock(&registry_mutex)
-
-
-pthread_mutex_init(&registry_mutex, NULL)
-pthread_atfork(before_fork, after_fork_parent, after_fork_child)
-
-
-cdef int open_lock_file(str path) except -1:
-    """Open (or create) a file to be locked. No fork comes between its opening and its being listed."""
-    global lock_fds
-    cdef bytes encoded = os.fsencode(path)
-    cdef const char *text = encoded
-    cdef FdNode *node = <FdNode *>calloc(1, sizeof(FdNode))
-    cdef int failed = 0
-    if node == NULL:
-        raise MemoryError()
-    with nogil:
-        pthread_mutex_lock(&registry_mutex)
-        node.fd = c_open(text, O_RDWR | O_CREAT | O_CLOEXEC, 0o666)
-        if node.fd < 0:
-            failed = errno
-        else:
-            node.next = lock_fds
-            lock_fds = node
-        pthread_mutex_unlock(&registry_mutex)
-    if failed:
-        free(node)
-        raise OSError(failed, os.strerror(failed), path)
-    return node.fd
-
-
-cdef void forget_fd(int fd) noexcept nogil:
-    """Close a remembered descriptor."""
-    cdef FdNode **link
-    cdef FdNode *node
-    pthread_mutex_lock(&registry_mutex)
-    link = &lock_fds
-    while link[0] != NULL:
-        node = link[0]
-        if node.fd == fd:
-            link[0] = node.next
-            ps_os_close(fd)
-            free(node)
-            break
-        link = &node.next
-    pthread_mutex_unlock(&registry_mutex)
-
-
-cdef int remember_log(ps_log *log) except -1:
-    global open_logs
-    cdef LogNode *node = <LogNode *>calloc(1, sizeof(LogNode))
-    if node == NULL:
-        raise MemoryError()
-    node.log = log
-    with nogil:
-        pthread_mutex_lock(&registry_mutex)
-        node.next = open_logs
-        open_logs = node
-        pthread_mutex_unlock(&registry_mutex)
-    return 0
-
-
-cdef void forget_log(ps_log *log) noexcept nogil:
-    cdef LogNode **link
-    cdef LogNode *node
-    pthread_mutex_lock(&registry_mutex)
-    link = &open_logs
-    while link[0] != NULL:
-        node = link[0]
-        if node.log == log:
-            link[0] = node.next
-            free(node)
-            break
-        link = &node.next
-    pthread_mutex_unlock(&registry_mutex)
+cdef void set_drop_hook(log_hook hook) noexcept:
+    global drop_hook
+    drop_hook = hook
 
 
 # ---- stores ----------------------------------------------------------------------------------------
 
-_handles = {}  # (device, inode) -> StoreHandle, of stores that are open
+_handles = {}  # (device, inode, read_only) -> StoreHandle, of stores that are open
 
 
 cdef class StoreHandle:
 
     def __cinit__(self):
-        self.live_fd = -1
         self.closed = True
         self.logs = {}
         self.locks = {}
@@ -209,19 +51,20 @@ cdef class StoreHandle:
         self.opening = allocate_lock()
 
     @staticmethod
-    def acquire(str path not None):
-        """The handle of the store in directory `path`, opened once a process however often it is asked for.
-        Each call is to be matched by one of `release`."""
+    def acquire(str path not None, bint read_only=False):
+        """The handle of the store in directory `path`, opened once a process however often it is asked for, and
+        once more for reading only. Each call is to be matched by one of `release`."""
         cdef StoreHandle handle
         path = os.path.realpath(path)
         st = os.stat(path)
-        identity = (st.st_dev, st.st_ino)
+        identity = (st.st_dev, st.st_ino, read_only)
         handle = _handles.get(identity)
         if handle is not None and not handle.closed and not handle.is_forked():
             handle.opens += 1
             return handle
         handle = StoreHandle.__new__(StoreHandle)
         handle.identity = identity
+        handle.read_only = read_only
         handle.open(path)
         _handles[identity] = handle
         return handle
@@ -236,14 +79,15 @@ cdef class StoreHandle:
             raise OptionError(
                 f"the path of a store may have 400 bytes at most, not {len(os.fsencode(path))}: {path}")
         self.path = path
-        self.generation = generation
+        self.generation = forks_seen()
         self.arm(os.environ.get("PYSTREAM_FAULT"))
-        self.live_fd = open_lock_file(live)
-        with nogil:
-            status = ps_live_enter(&self.env, text, self.live_fd, &self.incarnation, &err)
-        if status != PS_OK:
-            forget_fd(self.live_fd)
-            raise_error(&err)
+        self.live = LockFile(live, self.read_only)
+        if not self.read_only:  # who only reads is nobody to wait for, and leaves recovery to the next writer
+            with nogil:
+                status = ps_live_enter(&self.env, text, self.live.fd, &self.incarnation, &err)
+            if status != PS_OK:
+                self.live.close()
+                raise_error(&err)
         self.opens = 1
         self.closed = False
         return 0
@@ -259,7 +103,7 @@ cdef class StoreHandle:
         self.env.hook = ps_fault_hook
 
     cdef bint is_forked(self) noexcept:
-        return self.generation != generation
+        return self.generation != forks_seen()
 
     @property
     def forked(self):
@@ -284,9 +128,11 @@ cdef class StoreHandle:
 
     def open_log(self, str directory not None, str topic not None, int partition, bytes uuid not None,
                  Schema schema not None, *, unsigned int segment_bytes, unsigned int index_interval_bytes,
-                 int durability, int io, int64_t sync_interval_ns, bint create):
+                 int durability, int io, int64_t sync_interval_ns, bint create, owner):
         """The log in `directory`, opened once a process. Sizes in bytes, durability and io as numbers of the
-        format; raises CorruptLogError, FormatVersionError or StorageError when it cannot be opened."""
+        format; owner() tells the uuid of the topic that is now in the directory above, None: there is none.
+        Raises CorruptLogError, FormatVersionError or StorageError when it cannot be opened, TopicDeletedError
+        when it is another topic's, or nobody's."""
         cdef LogHandle handle
         if self.is_forked():
             raise ForkedError("the store was opened before a fork; open it again in the child", path=self.path)
@@ -301,24 +147,46 @@ cdef class StoreHandle:
             if handle is None:
                 handle = LogHandle.__new__(LogHandle)
                 handle.open(self, directory, topic, partition, uuid, schema, segment_bytes, index_interval_bytes,
-                            durability, io, sync_interval_ns, create)
+                            durability, io, sync_interval_ns, create, owner)
                 self.logs[key] = handle
         return handle
 
-    cdef int locks_fd(self, str directory, bytes uuid) except -1:
-        """The descriptor of the topic's `locks` file."""
-        fd = self.locks.get(uuid)
-        if fd is not None:
-            return fd
+    cdef LockFile lock_file(self, str directory, str topic, bytes uuid, owner):
+        """The topic's `locks` file, once it is sure that it is this topic's."""
+        cdef LockFile file = self.locks.get(uuid)
+        if file is not None:
+            return file
         path = os.path.join(os.path.dirname(directory), "locks")
         while True:
-            fd = open_lock_file(path)
-            mine, there = os.fstat(fd), os.stat(path)
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+            try:
+                file = LockFile(path, self.read_only)
+            except (FileNotFoundError, NotADirectoryError):
+                there = None
                 break
-            forget_fd(fd)  # it was replaced between the two: two files would be two locks
-        self.locks[uuid] = fd
-        return fd
+            there = owner()
+            # A topic that has left its place never comes back: if it is there now, it was when the uuid was read.
+            # (And two files would be two locks.)
+            if file.fd < 0 or file.in_place():
+                break
+        if there != uuid:
+            raise TopicDeletedError(f"the topic was deleted (topic {topic!r})", topic=topic, path=directory)
+        if file.fd >= 0:
+            self.locks[uuid] = file
+        return file
+
+    def release_holds(self, str topic not None):
+        """End what `LogHandle.hold` got of the partitions of a topic."""
+        cdef LogHandle handle
+        for handle in list(self.logs.values()):
+            if handle.topic == topic:
+                handle.release()
+
+    def drop_deleted(self):
+        """Let go of all logs whose topic was deleted: their files and memory, but for what is lent."""
+        cdef LogHandle handle
+        for handle in list(self.logs.values()):
+            if ps_log_check(handle.log, NULL) == PS_DELETED:
+                handle.drop()
 
     def release(self):
         """Undo one `acquire`. The last one flushes producers, syncs, and closes every log."""
@@ -332,6 +200,7 @@ cdef class StoreHandle:
     def close(self):
         """Close for everyone in this process. The first error is raised when all that can be closed is."""
         cdef LogHandle handle
+        cdef LockFile file
         if self.closed or self.is_forked():
             self.closed = True
             return
@@ -354,11 +223,10 @@ cdef class StoreHandle:
         self.closed = True
         if _handles.get(self.identity) is self:
             del _handles[self.identity]
-        for fd in self.locks.values():
-            forget_fd(fd)
+        for file in self.locks.values():
+            file.close()
         self.locks.clear()
-        forget_fd(self.live_fd)
-        self.live_fd = -1
+        self.live.close()
         if first is not None:
             raise first
 
@@ -370,17 +238,19 @@ cdef class LogHandle:
 
     cdef int open(self, StoreHandle store, str directory, str topic, int partition, bytes uuid, Schema schema,
                   unsigned int segment_bytes, unsigned int index_interval_bytes, int durability, int io,
-                  int64_t sync_interval_ns, bint create) except -1:
+                  int64_t sync_interval_ns, bint create, owner) except -1:
         cdef ps_error err
         cdef ps_log_options options
         cdef ps_status status
         cdef bytes encoded = os.fsencode(directory)
         cdef const char *text = encoded
         cdef const unsigned char *uuid_bytes = uuid
-        cdef int locks_fd = store.locks_fd(directory, uuid)
+        cdef LockFile locks = store.lock_file(directory, topic, uuid, owner)
         if len(uuid) != 16:
             raise ValueError(f"a topic uuid has 16 bytes, not {len(uuid)}")
         self.store = store
+        self.uuid = uuid
+        self.locks = locks
         self.topic = topic
         self.partition = partition
         self.path = directory
@@ -396,9 +266,12 @@ cdef class LogHandle:
         options.io = <ps_io>io
         options.incarnation = store.incarnation
         options.log_append_time = schema.log_append_time
+        options.topic_locks = locks.fd >= 0
+        options.read_only = store.read_only
+        options.live_fd = store.live.fd
         while True:
             with nogil:
-                status = ps_log_open(&store.env, text, locks_fd, &options, create, &self.log, &err)
+                status = ps_log_open(&store.env, text, locks.fd, &options, create, &self.log, &err)
             if status != PS_INTERRUPTED:
                 break
             PyErr_CheckSignals()
@@ -423,26 +296,50 @@ cdef class LogHandle:
         return 0
 
     cdef int raise_error(self, const ps_error *err) except -1:
+        if err.status == PS_DELETED:
+            self.drop()
         return raise_error(err, self.topic, self.partition)
+
+    cdef int drop(self) except -1:
+        if self.dropped or self.log == NULL or self.store.is_forked():
+            return 0
+        self.dropped = True
+        if self.store.logs.get((self.uuid, self.partition)) is self:
+            del self.store.logs[self.uuid, self.partition]
+            self.store.locks.pop(self.uuid, None)  # closed when the last log that needs it goes
+        if drop_hook != NULL:
+            drop_hook(self)
+        with nogil:
+            ps_log_close(self.log, NULL)
+        return 0
+
+    cdef int check_there(self) except -1:
+        if ps_log_check(self.log, NULL) == PS_DELETED:
+            self.check()
+        return 0
 
     @property
     def start_offset(self):
         """The first offset that can be read."""
+        self.check_there()
         return ps_log_start_offset(self.log)
 
     @property
     def high_watermark(self):
         """The first offset that cannot be read yet."""
+        self.check_there()
         return ps_log_high_watermark(self.log)
 
     @property
     def end_offset(self):
         """The offset the next record gets."""
+        self.check_there()
         return ps_log_end_offset(self.log)
 
     @property
     def durable_offset(self):
         """Everything below it survives a power failure."""
+        self.check_there()
         return ps_log_durable_offset(self.log)
 
     @property
@@ -455,9 +352,41 @@ cdef class LogHandle:
         """True when this process stored something that is not known to be durable."""
         return bool(ps_log_is_dirty(self.log))
 
+    @property
+    def deleted(self):
+        """True when the topic was deleted."""
+        return ps_log_check(self.log, NULL) == PS_DELETED
+
     def ensure_open(self):
         """Raise unless the log can be used: closed, forked, poisoned, topic deleted."""
         self.check()
+
+    @property
+    def held(self):
+        """True while this process holds the partition for exclusive writing."""
+        return bool(ps_log_is_held(self.log))
+
+    def hold(self, int64_t timeout_ns):
+        """Hold the partition for exclusive writing, by all threads of this process, until `release`. Raises
+        PartitionHeldError when somebody does already and does not let go within timeout_ns (-1: wait for ever)."""
+        cdef ps_error err
+        cdef ps_status status
+        cdef int64_t deadline = ps_os_monotonic_ns() + timeout_ns
+        while True:
+            with nogil:
+                status = ps_log_hold(self.log, timeout_ns, &err)
+            if status != PS_INTERRUPTED:
+                break
+            PyErr_CheckSignals()
+            if timeout_ns >= 0:
+                timeout_ns = max(deadline - ps_os_monotonic_ns(), <int64_t>0)
+        if status != PS_OK:
+            self.raise_error(&err)
+
+    def release(self):
+        """Let go of what `hold` got. An append under way ends first."""
+        with nogil:
+            ps_log_release(self.log)
 
     def sync(self):
         """Make everything appended so far durable. Raises StorageError, and poisons the log, when that fails."""
@@ -532,4 +461,5 @@ cdef class LogHandle:
             self.raise_error(&err)
 
     def __repr__(self):
-        return f"<LogHandle {self.topic}-{self.partition} {self.start_offset}..{self.high_watermark}>"
+        return (f"<LogHandle {self.topic}-{self.partition} "
+                f"{ps_log_start_offset(self.log)}..{ps_log_high_watermark(self.log)}>")

@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from pystream._native.log cimport StoreHandle
 from pystream._native.schema cimport Schema
+from pystream._native.serial cimport Coder
 from pystream._native.write_api cimport ps_producer, ps_record
 
 
@@ -11,8 +12,11 @@ cdef class ProducerCore:
     cdef bint hashes           # keys choose lanes by murmur2
     cdef bint is_closed
     cdef bint is_closing
+    cdef bint is_coded         # values or keys are serialized
     cdef list logs
-    cdef Schema schema
+    cdef Schema schema         # with the producer's serializers
+    cdef Coder value_coder     # or None
+    cdef Coder key_coder       # or None
     cdef StoreHandle store
     cdef uint32_t codec
     cdef uint32_t batch_bytes
@@ -33,6 +37,8 @@ cdef class ProducerCore:
     cdef int collect(self) except -1
     cdef int64_t lane_of(self, object key, const uint8_t *data, int64_t key_bytes) except -1
     cdef int64_t lane_named(self, object partition) except -1
+    cdef int send_coded(self, object value, object key, object headers, object timestamp, object partition,
+                        object on_delivery) except -1
     cdef int send_any(self, object value, object key, object headers, object timestamp, object partition,
                       object on_delivery) except -1
     cdef int add(self, int64_t lane, const ps_record *record, object on_delivery) except -1

@@ -14,10 +14,11 @@ from pystream._native.c_api cimport (
     ps_status,
 )
 from pystream._native.delivery cimport (
-    Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, make_metadata, remaining, report,
+    Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, remaining, report, report_columns,
 )
 from pystream._native.encode cimport Headers, Input, timestamp_ns
 from pystream._native.log cimport LogHandle
+from pystream._native.serial cimport encode_scalar, encoder_of
 from pystream._native.source cimport Source, View, release_view, scalar_bytes
 from pystream._native.write_api cimport (
     PS_LANE_STICKY, ps_added, ps_builder, ps_lane_set_unsynced, ps_lane_take_unsynced,
@@ -57,8 +58,9 @@ cdef class ProducerCore:
 
     def __init__(self, logs, *, uint64_t batch_bytes, uint64_t batch_records=PS_RECORDS_PER_BATCH_MAX,
                  int64_t linger_ns, uint64_t buffer_bytes, partitioner=None, on_delivery=None, int codec=-1,
-                 parse_time=None):
-        """Sizes in bytes, linger in ns. codec: a PS_CODEC_* number, -1 for the topic's."""
+                 parse_time=None, Schema schema=None):
+        """Sizes in bytes, linger in ns. codec: a PS_CODEC_* number, -1 for the topic's. schema: the topic's,
+        or that with serializers."""
         cdef ps_producer_options options
         cdef LogHandle log
         cdef uint32_t i
@@ -68,7 +70,10 @@ cdef class ProducerCore:
         if not self.logs:
             raise ValueError("a producer needs the logs of its topic's partitions")
         log = self.logs[0]
-        self.schema = log.schema
+        self.schema = schema or log.schema
+        self.value_coder = encoder_of(self.schema, False)
+        self.key_coder = encoder_of(self.schema, True)
+        self.is_coded = self.value_coder is not None or self.key_coder is not None
         self.store = log.store
         self.lane_count = len(self.logs)
         self.codec = self.schema.codec if codec < 0 else codec
@@ -203,6 +208,9 @@ cdef class ProducerCore:
         cdef PyObject *v = <PyObject *>value
         cdef PyObject *k = <PyObject *>key
         cdef uint32_t lane = 0
+        if self.is_coded:
+            self.send_coded(value, key, headers, timestamp, partition, on_delivery)
+            return
         if (headers is None and timestamp is None and partition is None and on_delivery is None
                 and self.partitioner is None and not self.is_closed and PyBytes_CheckExact(v)
                 and not p.attention and not p.forked):
@@ -216,6 +224,33 @@ cdef class ProducerCore:
                                          PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k)):
                     return
         self.send_any(value, key, headers, timestamp, partition, on_delivery)
+
+    cdef int send_coded(self, object value, object key, object headers, object timestamp, object partition,
+                        object on_delivery) except -1:
+        """`send` through serializers: the same, once there are bytes."""
+        cdef ps_producer *p = self.p
+        cdef const uint8_t *v
+        cdef const uint8_t *k
+        cdef int64_t v_size, k_size
+        cdef uint32_t lane = 0
+        value = encode_scalar(self.value_coder, value, False, self.schema, &v, &v_size)
+        key = encode_scalar(self.key_coder, key, True, self.schema, &k, &k_size)
+        if (headers is None and timestamp is None and partition is None and on_delivery is None
+                and self.partitioner is None and not self.is_closed and v_size >= 0
+                and not p.attention and not p.forked):
+            if k_size == -1:
+                if ps_producer_add_plain(p, v, v_size):
+                    return 0
+            elif k_size >= 0 and (self.hashes or self.lane_count == 1):
+                if self.lane_count > 1:
+                    lane = lane_of_hash(k, k_size, self.lane_count)
+                if ps_producer_add_keyed(p, lane, v, v_size, k, k_size):
+                    return 0
+        if isinstance(value, str) and v_size >= 0:
+            value = (<const char *>v)[:v_size]
+        if isinstance(key, str) and k_size >= 0:
+            key = (<const char *>k)[:k_size]
+        return self.send_any(value, key, headers, timestamp, partition, on_delivery)
 
     cdef int64_t lane_named(self, object partition) except -1:
         if isinstance(partition, bool) or not hasattr(partition, "__index__"):
@@ -495,7 +530,7 @@ cdef class Sender:
             try:
                 end = self.given.cut(at, stop, order, core.batch_bytes, core.batch_records)
                 self.given.take(at, end - at, order, &columns)
-                append_columns(log, &columns, core.codec, &self.scratch, -1, &appended)
+                append_columns(log, &columns, core.codec, NULL, &self.scratch, -1, &appended)
             except Exception as error:
                 left = self.given.count - self.sent
                 raise delivery_error(log, left, error) from error
@@ -505,23 +540,10 @@ cdef class Sender:
             core.bytes_in += appended.frame_bytes
             ps_lane_set_unsynced(&core.p.lanes[to])
             if core.on_delivery is not None:
-                self.report(log, &appended, &columns)
-            at = end
-        return 0
-
-    cdef int report(self, LogHandle log, const Appended *appended, const ps_columns *columns) except -1:
-        cdef uint32_t i
-        cdef int64_t stamp = appended.first_timestamp
-        outcomes = []
-        for i in range(columns.count):
-            if columns.timestamps != NULL:
-                stamp = columns.timestamps[i]
-            outcomes.append(make_metadata(log.topic, log.partition, appended.base_offset + i, stamp))
-        for metadata in outcomes:
-            try:
-                self.core.on_delivery(None, metadata)
-            except BaseException as raised:
+                raised = report_columns(log, core.on_delivery, &columns, appended.base_offset,
+                                        appended.first_timestamp)
                 self.raised = self.raised or raised
+            at = end
         return 0
 
     cdef int spread(self) except -1:

@@ -4,11 +4,14 @@ from pystream._native.arrow cimport ArrowSource
 from pystream._native.batch cimport Batch, Record
 from pystream._native.c_api cimport ps_cursor
 from pystream._native.log cimport LogHandle
+from pystream._native.schema cimport Schema
 
 
 cdef class PartitionReader(ArrowSource):
     """Reads one partition forward. Used by one thread at a time; a second one gets RuntimeError."""
     cdef readonly LogHandle handle
+    cdef Schema schema      # of the batches: with the serializers of whoever reads
+    cdef bint calls_back    # making a record calls what is the user's own
     # Where in the log: `wanted` is the next offset not yet read; the cursor stands there when placed.
     cdef ps_cursor cursor
     cdef bint placed
@@ -30,6 +33,7 @@ cdef class PartitionReader(ArrowSource):
     cdef void settle(self) noexcept
     cdef Batch take_batch(self)
     cdef Record take_record(self)
+    cdef Record take_guarded(self)
 
 
 cdef class Fetcher:

@@ -29,6 +29,7 @@ from pystream._native.c_api cimport (
     ps_frame_view,
     ps_log,
     ps_log_high_watermark,
+    ps_log_is_read_only,
     ps_log_signal_word,
     ps_log_wait_begin,
     ps_log_wait_end,
@@ -40,6 +41,8 @@ from pystream._native.c_api cimport (
 )
 from pystream._native.log cimport LogHandle
 from pystream._native.memory cimport ArrowArray
+from pystream._native.schema cimport Schema
+from pystream._native.serial cimport calls_back
 
 from pystream._native.errors import ClosedError
 
@@ -80,17 +83,21 @@ cdef class PartitionReader(ArrowSource):
     """Reads one partition forward from `start_offset`, up to `stop_offset` (not included) when it is >= 0.
 
     `next_batch()` gives batches, sliced at both ends of the range; iteration gives records. Both go on
-    from the same place. At the end of the log they give None, or stop, and may be asked again.
+    from the same place. At the end of the log they give None, or stop, and may be asked again. Records are
+    made as `schema`, the log's own when left out, says. One that it cannot make stays the next one.
     Raises OffsetOutOfRangeError when start_offset is below the log start or beyond the high watermark.
     """
 
     def __cinit__(self):
         ps_cursor_init(&self.cursor)
 
-    def __init__(self, LogHandle handle not None, int64_t start_offset, int64_t stop_offset=-1):
+    def __init__(self, LogHandle handle not None, int64_t start_offset, int64_t stop_offset=-1,
+                 Schema schema=None):
         if self.handle is not None:
             raise RuntimeError("a PartitionReader is made once")
         self.handle = handle
+        self.schema = schema or handle.schema
+        self.calls_back = calls_back(self.schema)
         self.stop = stop_offset
         self.place(start_offset)
 
@@ -152,7 +159,7 @@ cdef class PartitionReader(ArrowSource):
                 if view.meta.record_count:
                     # Until the batch is made, its offsets have not been read: a failure comes again.
                     self.placed = False
-                    batch = batch_from_view(&view, self.handle.schema, self.handle.partition)
+                    batch = batch_from_view(&view, self.schema, self.handle.partition)
                     self.placed = True
                     first = 0 if view.meta.base_offset >= self.wanted else batch_find(batch, self.wanted)
                     last = batch.count
@@ -201,7 +208,25 @@ cdef class PartitionReader(ArrowSource):
         cdef Record record
         if not self.load():
             return None
+        if self.calls_back:
+            return self.take_guarded()
+        self.in_hand = False
         record = batch_record(self.batch, self.at)
+        self.at += 1
+        self.in_hand = True
+        return record
+
+    cdef Record take_guarded(self):
+        """While what is not ours runs, nobody moves the place."""
+        cdef Record record
+        if self.busy:
+            raise RuntimeError("this consumer is being read from already")
+        self.busy = True
+        self.in_hand = False
+        try:
+            record = batch_record(self.batch, self.at)
+        finally:
+            self.busy = False
         self.at += 1
         self.in_hand = True
         return record
@@ -307,7 +332,7 @@ cdef bint spin(const Watch *watches, size_t count, const int *halt, int64_t unti
 # register as waiters and read the words, then look at the watermarks again. What is published after
 # that look changes a word, and the kernel does not let us sleep on a changed word. wake() and close()
 # set the flag before they change the words, so the same holds for them. Answers what the kernel did: 0, or
-# -errno; 1 when the words are too many, or none.
+# -errno; 1 when the words are too many, or none, or not all can be slept on.
 cdef int sleep_on_words(const Watch *watches, size_t count, const int *halt, int64_t timeout_ns) noexcept nogil:
     cdef const void *words[PS_WAIT_WORDS_MAX]
     cdef uint32_t seen[PS_WAIT_WORDS_MAX]
@@ -315,6 +340,9 @@ cdef int sleep_on_words(const Watch *watches, size_t count, const int *halt, int
     cdef int answer = 0
     if count == 0 or count > PS_WAIT_WORDS_MAX:
         return 1
+    for i in range(count):
+        if ps_log_is_read_only(watches[i].log):
+            return 1
     for i in range(count):
         words[i] = ps_log_signal_word(watches[i].log)
         seen[i] = ps_log_wait_begin(watches[i].log)
@@ -411,14 +439,18 @@ cdef class Fetcher:
     cdef PartitionReader ready(self):
         """The next reader in turn that has a record, or None."""
         cdef Py_ssize_t i, k, count = len(self.members)
+        cdef Py_ssize_t first = self.turn
         cdef PartitionReader reader
         for i in range(count):
-            k = (self.turn + i) % count
+            k = (first + i) % count
             reader = <PartitionReader>self.members[k]
-            if not reader.paused and reader.load():
-                self.turn = k + 1
+            if reader.paused:
+                continue
+            self.turn = k + 1  # where it fails, too: the others are not to wait for it
+            if reader.load():
                 self.nap_ns = NAP_NS_MIN
                 return reader
+        self.turn = first
         return None
 
     cdef PartitionReader next_ready(self, int64_t timeout_ns):
@@ -491,8 +523,10 @@ cdef class Fetcher:
         cdef PartitionReader reader
         self.enter()
         try:
-            reader = self.next_ready(timeout_ns)
-            self.current = reader
+            reader = self.current
+            if reader is None or reader.paused or reader.batch is None or reader.at >= reader.batch.count:
+                reader = self.next_ready(timeout_ns)
+                self.current = reader
             return None if reader is None else reader.take_record()
         finally:
             self.leave()
@@ -539,7 +573,8 @@ cdef class RecordStream:
         cdef PartitionReader reader = fetcher.current
         cdef Record record
         if (reader is not None and reader.batch is not None and reader.at < reader.batch.count
-                and not reader.paused and not fetcher.busy):
+                and not reader.paused and not fetcher.busy and not reader.calls_back):
+            reader.in_hand = False
             record = batch_record(reader.batch, reader.at)
             reader.at += 1
             reader.in_hand = True

@@ -61,9 +61,13 @@ cdef object kind_of(object value):
 
 
 cdef object refuse_scalar(object value, str place):
+    cdef str option = place.partition("[")[0].rstrip("s")  # of "the value of headers[0]", no option at all
     if isinstance(value, str):
-        return TypeError(f"{place} is a str: records hold bytes, so encode it: .encode()")
-    return TypeError(f"{place} must be bytes, a bytes-like object or None, not {kind_of(value)}")
+        hint = f', or let {option}="utf8" do it, on the topic or the producer' if option in ("key", "value") else ""
+        return TypeError(f"{place} is a str: records hold bytes, so encode it: .encode(){hint}")
+    hint = f': {option}="json", on the topic or the producer, takes it' if (
+        option in ("key", "value") and isinstance(value, (dict, list))) else ""
+    return TypeError(f"{place} must be bytes, a bytes-like object or None, not {kind_of(value)}{hint}")
 
 
 cdef int64_t scalar_bytes(object value, str name, View *view, const uint8_t **data) except -2:
@@ -189,7 +193,8 @@ cdef class Source:
         name = self.name
         dtype = None if is_key else schema.dtype
         if kind == "U":
-            raise TypeError(f"{name} is an array of str: records hold bytes, so encode it: np.char.encode(array)")
+            raise TypeError(f"{name} is an array of str: records hold bytes, so encode it: np.char.encode(array), or "
+                            f'let {name.rstrip("s")}="utf8" do it, on the topic or the producer')
         if kind == "O":
             raise TypeError(f"{name} is an array of objects with {array.ndim} dimensions, not 1")
         rows = array.ndim == 2 and array.dtype == np.uint8  # each row one item

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t
 
 from pystream._native.c_api cimport ps_columns
 from pystream._native.log cimport LogHandle, StoreHandle
@@ -30,6 +30,12 @@ cdef struct Appended:
     int64_t first_timestamp  # as stored
     uint32_t frame_bytes
 
-# Append one batch in this thread.
-cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec, ps_scratch *scratch,
-                        int64_t timeout_ns, Appended *out) except -1
+# Who wrote a batch, and which of its records come first in it; kept in the frame's header.
+cdef struct Origin:
+    int64_t producer_id
+    int16_t producer_epoch
+    int32_t base_sequence
+
+# Append one batch in this thread. `origin` may be NULL.
+cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec, const Origin *origin,
+                        ps_scratch *scratch, int64_t timeout_ns, Appended *out) except -1

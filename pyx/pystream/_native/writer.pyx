@@ -9,13 +9,15 @@ from libc.stdint cimport uint64_t
 
 from pystream._native.c_api cimport (
     PS_ATTR_LOG_APPEND_TIME, PS_CODEC_NONE, PS_DURABILITY_INTERVAL, PS_DURABILITY_SYNC, PS_INTERRUPTED, PS_OK,
-    PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT, PS_TOO_LARGE, ps_error, ps_fail, ps_frame_bytes_raw, ps_frame_meta,
+    PS_READ_ONLY, PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT, PS_TOO_LARGE, ps_error, ps_fail, ps_frame_bytes_raw, ps_frame_meta,
     ps_frame_meta_init, ps_frame_prepare, ps_frame_scratch_bytes, ps_log_append, ps_log_end_offset,
     ps_log_frame_bytes_max, ps_os_monotonic_ns, ps_prepared, ps_status,
 )
 from pystream._native.encode cimport Input
 from pystream._native.errors cimport raise_error
-from pystream._native.log cimport add_fork_hooks, set_dirty_hook
+from pystream._native.forks cimport add_fork_hooks
+from pystream._native.log cimport set_dirty_hook, set_drop_hook
+from pystream._native.schema cimport Schema
 from pystream._native.write_api cimport (
     ps_keeper_forget, ps_keeper_keep, ps_kept_free, ps_kept_is_behind, ps_kept_lag_ns_max, ps_kept_note, ps_kept_poke,
     ps_kept_wait, ps_scratch_free, ps_scratch_reserve, ps_worker_after_fork_child, ps_worker_after_fork_parent,
@@ -142,8 +144,12 @@ cdef StoreWriters writers_of(StoreHandle store):
 cdef ps_kept *keep(LogHandle log) except NULL:
     cdef Kept kept
     cdef int64_t interval_ns
+    cdef ps_error err
     if log.kept is not None:
         return (<Kept>log.kept).entry
+    if log.store.read_only:
+        ps_fail(&err, PS_READ_ONLY, NULL, b"the store was opened with mode='r'; nothing can be appended")
+        log.raise_error(&err)
     get_worker()
     interval_ns = log.sync_interval_ns if log.durability == PS_DURABILITY_INTERVAL else 0
     kept = Kept.__new__(Kept)
@@ -163,6 +169,16 @@ cdef int found_dirty(LogHandle log) except -1:
     return 0
 
 
+cdef int dropped(LogHandle log) except -1:
+    """The topic of a log was deleted: nothing is left to sync."""
+    if log.kept is not None:
+        (<Kept>log.kept).forget()
+        logs = writers_of(log.store).logs
+        if log in logs:
+            logs.remove(log)
+    return 0
+
+
 def lag_ns_max(LogHandle log not None):
     """The longest time, in ns, that a record of this process has waited for the sync that covered it."""
     return 0 if log.kept is None else ps_kept_lag_ns_max((<Kept>log.kept).entry)
@@ -170,6 +186,7 @@ def lag_ns_max(LogHandle log not None):
 
 add_fork_hooks(before_fork, after_fork_parent, after_fork_child)
 set_dirty_hook(found_dirty)
+set_drop_hook(dropped)
 
 
 # ---- appending --------------------------------------------------------------------------------------
@@ -206,8 +223,8 @@ cdef int wait_for_sync(LogHandle log, ps_kept *kept, int64_t deadline_ns) except
             log.raise_error(&err)
 
 
-cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec, ps_scratch *scratch,
-                        int64_t timeout_ns, Appended *out) except -1:
+cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec, const Origin *origin,
+                        ps_scratch *scratch, int64_t timeout_ns, Appended *out) except -1:
     cdef ps_kept *kept = keep(log)
     cdef ps_frame_meta proto
     cdef ps_prepared batch
@@ -230,6 +247,10 @@ cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec
     if ps_kept_is_behind(kept):
         wait_for_sync(log, kept, deadline)
     ps_frame_meta_init(&proto)
+    if origin != NULL:
+        proto.producer_id = origin.producer_id
+        proto.producer_epoch = origin.producer_epoch
+        proto.base_sequence = origin.base_sequence
     if log.schema.log_append_time:
         proto.attributes |= PS_ATTR_LOG_APPEND_TIME
     if hold:
@@ -261,18 +282,25 @@ cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec
 
 
 def append_batch(LogHandle log not None, values, keys=None, headers=None, timestamps=None, int64_t timeout_ns=-1,
-                 parse_time=None):
+                 parse_time=None, origin=None, Schema schema=None):
     """Append everything as one batch and answer its first offset; of nothing, the log end.
 
+    origin: None, or (producer id, producer epoch, sequence of the first record), kept with the batch.
+    schema: the log's own, or one with serializers.
     Raises BatchTooLargeError or RecordTooLargeError where it does not fit one batch; nothing is written then.
     """
     cdef Input given = Input.__new__(Input)
     cdef ps_columns columns
     cdef ps_scratch scratch
     cdef Appended appended
+    cdef Origin by
     cdef uint32_t frame_max
     log.check()
-    given.open(log.schema, values, keys, headers, timestamps, parse_time)
+    if origin is not None:
+        by.producer_id, by.producer_epoch, by.base_sequence = origin
+        if by.producer_id < 0 or by.producer_epoch < 0 or by.base_sequence < 0:
+            raise ValueError(f"origin={origin}: must not be negative")
+    given.open(schema or log.schema, values, keys, headers, timestamps, parse_time)
     if given.count == 0:
         return ps_log_end_offset(log.log)
     if given.count > PS_RECORDS_PER_BATCH_MAX:
@@ -285,7 +313,8 @@ def append_batch(LogHandle log not None, values, keys=None, headers=None, timest
     scratch.data = NULL
     scratch.bytes = 0
     try:
-        append_columns(log, &columns, log.schema.codec, &scratch, timeout_ns, &appended)
+        append_columns(log, &columns, log.schema.codec, &by if origin is not None else NULL, &scratch,
+                       timeout_ns, &appended)
         return appended.base_offset
     finally:
         ps_scratch_free(&scratch)

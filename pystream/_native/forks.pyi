@@ -1,0 +1,4 @@
+class LockFile:
+    path: str
+
+    def __init__(self, path: str) -> None: ...
