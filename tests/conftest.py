@@ -25,3 +25,14 @@ def topic(store: pystream.Store) -> pystream.Topic:
 def any_io(request: pytest.FixtureRequest) -> str:
     """Both ways of storing."""
     return str(request.param)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """A store with two topics: clicks, of two partitions and 30 records, and ticks, never used."""
+    path = tmp_path / "events.ps"
+    with pystream.open(path) as store:
+        clicks = store.topic("clicks", create=True, partitions=2, compression="lz4")
+        clicks.append([b"/home"] * 30, partition=1, timestamps=1_700_000_000_000_000_000)
+        store.topic("ticks", create=True, dtype=[("ts", "i8"), ("px", "f8")])
+    return path
