@@ -77,7 +77,7 @@ def decoded(array: Column) -> Column:
     return array
 
 
-def parts_of(array: Column) -> rows.Text:
+def parts_of(array: Column) -> tuple[Any, Any, Any, int]:
     """A string or binary array as the native floor takes it."""
     validity, offsets, data = array.buffers()
     return validity if array.null_count else None, offsets, data, array.offset
