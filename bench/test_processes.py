@@ -71,14 +71,16 @@ def test_import(track):
     track.record(Row("`import pystream` after NumPy", "below", 30, "ms"), spent)
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
 @pytest.mark.parametrize("mode", ["spinning", "blocking"])
-def test_hand_over(track, floors, mode):
+def test_hand_over(track, floors, mode, held):
     """One process appends, another holds the batch; a bare word does the same in turn with it."""
     spinning = mode == "spinning"
     count = data.scale("HANDOVERS", 2000)
     store = track.opened(pystream.open(track.path()))
     partition = store.topic("hand", create=True).partition(0)
     partition.append([bytes(8)])
+    hold = partition.exclusive() if held else None
     post_path = track.path()
     with open(post_path, "wb") as file:
         file.truncate(4096)
@@ -98,10 +100,10 @@ def test_hand_over(track, floors, mode):
             pause(spinning)
             post.send(not spinning)
         out, _ = peer.communicate(timeout=60)
-        del post
+        del post, hold
     assert peer.returncode == 0
     times = json.loads(out)
-    work = "`append` to a consumer in another process"
+    work = "`append` to a consumer in another process" + ", partition held" * held
     if spinning:
         row = Row(f"{work}, spinning, p50", "below", 2, "us")
     else:

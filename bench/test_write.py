@@ -193,14 +193,17 @@ def test_append_arrow(track, values, blob):
     track.race(row, prepare, floors)
 
 
-def test_append_one(track, values):
-    """Not a row of its own: what a single record costs when nothing is waited for."""
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
+def test_append_one(track, values, held):
+    """No target of its own: what a single record costs when nothing is waited for."""
     some = values[:50_000]
 
     def prepare():
-        append = track.topic(warm=[b"first"]).partition(0).append
+        partition = track.topic(warm=[b"first"]).partition(0)
+        hold = partition.exclusive() if held else None
+        append = partition.append
 
-        def work():
+        def work(hold=hold):  # until the round ends
             for value in some:
                 append([value])
 
@@ -210,7 +213,7 @@ def test_append_one(track, values):
         for value in some:
             file.append_blocks(value, 100, way)
 
-    row = Row("`append` of one record, 100 B", "none", 0, "ns", len(some))
+    row = Row("`append` of one record, 100 B" + ", partition held" * held, "none", 0, "ns", len(some))
     floors = {f"call, xxh3, {name}": f for name, f in stores(track, len(some) * 100, floor).items()}
     track.race(row, prepare, floors)
 
