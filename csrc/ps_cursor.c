@@ -210,18 +210,25 @@ static ps_status find_in_batch(const ps_frame_view *view, int64_t timestamp, int
   return status;
 }
 
+/* The seal at the end of a segment's file. Read by a call: the writer may be about to cut the file down to
+ * it, and where the end has been, a load from the map would be a signal. */
+static bool read_seal(ps_log *log, const ps_segment *segment, ps_seal *seal) {
+  uint8_t bytes[PS_SEAL_BYTES];
+  struct stat st;
+  int fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
+  if (fd < 0) return false;
+  int rc = ps_os_stat_fd(log->env, fd, &st);
+  int64_t position = rc == 0 ? st.st_size - (int64_t)PS_SEAL_BYTES : -1;
+  bool whole = position >= 0 && ps_os_pread_all(log->env, fd, bytes, sizeof bytes, position) == 0;
+  ps_os_close(fd);
+  return whole && ps_seal_decode(bytes, sizeof bytes, segment->salt, (uint64_t)position, seal) == PS_OK;
+}
+
 /* True when the seal says that every record of a finished segment is older. */
 static bool all_older(ps_log *log, ps_segment *segment, int64_t timestamp) {
   if (!__atomic_load_n(&segment->max_timestamp_known, __ATOMIC_ACQUIRE)) {
-    struct stat st;
     ps_seal seal;
-    if (ps_os_stat_at(log->env, AT_FDCWD, segment->path, &st) < 0 || st.st_size < (int64_t)PS_SEAL_BYTES)
-      return false;
-    uint64_t position = (uint64_t)st.st_size - PS_SEAL_BYTES;
-    if (position >= segment->capacity || !ps_segment_backed(log->env, segment, position + PS_SEAL_BYTES))
-      return false;
-    if (ps_seal_decode(segment->map + position, PS_SEAL_BYTES, segment->salt, position, &seal) != PS_OK)
-      return false;
+    if (!read_seal(log, segment, &seal)) return false;
     segment->max_timestamp = seal.max_timestamp;
     __atomic_store_n(&segment->max_timestamp_known, true, __ATOMIC_RELEASE);
   }
@@ -233,7 +240,8 @@ static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t times
   ps_cursor at;
   ps_index_entry entry;
   ps_cursor_init(&at);
-  bool hit = ps_index_find_time(segment, timestamp, &entry);
+  /* What the index says of places beyond the end is from before a power failure. */
+  bool hit = ps_index_find_time(segment, timestamp, &entry) && entry.offset < end;
   ps_segment_ref(segment);
   start_in_segment(log, segment, hit ? &entry : NULL, &at);
   int64_t from = ps_log_start_offset(log);

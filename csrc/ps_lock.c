@@ -10,8 +10,11 @@
 
 /* How long a hold that is not to wait waits for a writer that is only passing. */
 #define PASSING_NS_MAX 1000000000
-/* Waits for the mutex are cut here: no signal ends them, and who has it may be waiting for another process. */
+/* Waits for the mutex are cut here: no signal ends them, and who has it may be waiting for another process.
+ */
 #define SLICE_NS 200000000
+/* How often a wait for one who keeps the lock looks whether the log is being closed. */
+#define LOOK_NS 20000000
 
 static off_t append_place(const ps_log *log) {
   return (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_APPEND;
@@ -49,20 +52,33 @@ static int lock_range_until(ps_log *log, int64_t deadline) {
   }
 }
 
-static int lock_range(ps_log *log, int64_t timeout_ns, int64_t deadline) {
-  if (log->held) return 0;
-  int rc = ps_os_lock_try(log->env, log->locks_fd, append_place(log), false);
-  if (rc != -EAGAIN || timeout_ns == 0) return rc;
-  return timeout_ns < 0 ? ps_os_lock_wait(log->env, log->locks_fd, append_place(log), false)
-                        : lock_range_until(log, deadline);
-}
-
 /* Who has the range lock: the last one to write, and whether he said that he would keep it. Advisory: a
  * process that died is named until the next one writes. */
 static uint64_t holder_pid(const ps_log *log, bool *keeps) {
   uint64_t holder = ps_acquire_u64(log->head + PS_HEAD_HOLDER_OFF);
   *keeps = (holder & PS_HEAD_HELD_FLAG) != 0;
   return holder & ~PS_HEAD_HELD_FLAG;
+}
+
+/* A writer that is only passing is waited for in the kernel, which hands the lock over at once; one that
+ * keeps it, by looking now and then, so that the wait ends when this process closes the log. -ECANCELED: it
+ * does. */
+static int lock_range_at_last(ps_log *log) {
+  for (;;) {
+    bool keeps;
+    (void)holder_pid(log, &keeps);
+    if (!keeps) return ps_os_lock_wait(log->env, log->locks_fd, append_place(log), false);
+    if (ps_log_flag(&log->closing)) return -ECANCELED;
+    int rc = lock_range_until(log, deadline_in(LOOK_NS));
+    if (rc != -EAGAIN) return rc;
+  }
+}
+
+static int lock_range(ps_log *log, int64_t timeout_ns, int64_t deadline) {
+  if (log->held) return 0;
+  int rc = ps_os_lock_try(log->env, log->locks_fd, append_place(log), false);
+  if (rc != -EAGAIN || timeout_ns == 0) return rc;
+  return timeout_ns < 0 ? lock_range_at_last(log) : lock_range_until(log, deadline);
 }
 
 static ps_status fail_busy(const ps_log *log, ps_status status, ps_error *err) {
@@ -79,6 +95,7 @@ static ps_status fail_busy(const ps_log *log, ps_status status, ps_error *err) {
 
 static ps_status fail_lock(const ps_log *log, int rc, ps_status busy, ps_error *err) {
   if (rc == EBUSY || rc == ETIMEDOUT || rc == EAGAIN) return fail_busy(log, busy, err);
+  if (rc == ECANCELED) return ps_fail(err, PS_CLOSED, log->dir, "the store is closed");
   if (rc == EINTR)
     return ps_fail(err, PS_INTERRUPTED, log->dir, "a signal came while waiting for the append lock");
   return ps_fail_errno(err, rc, log->dir, "taking the append lock");

@@ -140,8 +140,8 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   ps_status status = PS_OK;
   if (locks_fd >= 0) status = note_locks(log, err);
   if (status == PS_OK)
-    status = options->read_only ? ps_log_explain(log, ps_view_open(log, err), err)
-                                : open_head(log, create, err);
+    status =
+        options->read_only ? ps_log_explain(log, ps_view_open(log, err), err) : open_head(log, create, err);
   if (status == PS_OK && ps_head_deleted(log->head)) status = ps_log_check(log, err);
   if (status == PS_OK && !options->read_only) status = ps_log_explain(log, ps_table_scan(log, err), err);
   if (status != PS_OK) {
@@ -174,6 +174,7 @@ ps_status ps_log_close(ps_log *log, ps_error *err) {
   if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) &&
       ps_log_check(log, NULL) == PS_OK)
     status = ps_log_sync(log, err);
+  __atomic_store_n(&log->closing, true, __ATOMIC_RELEASE);
   ps_log_release(log);
   pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
   pthread_mutex_lock(&log->sync_mutex);

@@ -15,9 +15,9 @@
  *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
  *      frame (adopted) or nothing that counts (first 64 bytes zeroed).
  *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first.
- *  I7  A file is made, renamed or stored to only while a lock of the partition is held and the topic's
- *      directory has been found in its place since that lock was taken. Who deletes a topic holds all its
- *      locks while the directory moves: so no handle of a deleted topic touches a later one of that name.
+ *  I7  A file is made, renamed or opened to be stored to only while a lock of the partition is held and the
+ *      topic's directory has been found in its place since that lock was taken. Who deletes a topic holds all
+ *      its locks while the directory moves: so no handle of a deleted topic touches a later one of that name.
  *
  * Locks, in this order: append mutex -> append range lock; sync mutex -> sync range lock; table mutex
  * last. The append and sync locks are never held together by one thread except in recovery

@@ -20,6 +20,7 @@ struct ps_log {
   ps_view view;        /* read_only */
   uint64_t pid;        /* of the process that may append: no forked child may */
   bool closed, forked; /* atomic */
+  bool closing;        /* nobody begins to wait for another process any more; atomic */
   bool gone;           /* the topic's directory was not found in its place; atomic */
   bool wrote;          /* this process has appended; atomic */
   pthread_mutex_t append_mutex, sync_mutex, table_mutex;

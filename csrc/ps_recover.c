@@ -245,7 +245,7 @@ static void write_head(ps_log *log, const ps_head_identity *identity, const ps_s
   uint8_t *head = log->head;
   ps_slot both = *slot;
   ps_release_u64(head + PS_HEAD_INCARNATION_OFF, 0);
-  /* Whoever copies the words below (ps_view.c) finds that the incarnation has gone, if he sees one of them. */
+  /* Whoever copies the words below (ps_view.c) finds the incarnation gone if he sees one of them. */
   __atomic_thread_fence(__ATOMIC_RELEASE);
   ps_head_write_identity(head, identity);
   both.sequence = slot->sequence;

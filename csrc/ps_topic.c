@@ -25,13 +25,25 @@ static int lock_partition(const ps_env *env, int fd, uint32_t partition) {
     rc = ps_os_lock_try_range(env, fd, at + PS_LOCK_MAINTAIN, PS_LOCK_STRIDE - PS_LOCK_MAINTAIN, false);
   return rc;
 }
+/* Where somebody holds the append lock of a partition, which may take long, that is waited for before any
+ * lock is taken: those taken keep the syncs of other processes waiting, and with them all that these sync. */
+static int look_for_holders(const ps_env *env, int fd, uint32_t partitions, uint32_t *found) {
+  for (uint32_t i = 0; i < partitions; i++) {
+    int rc = ps_os_lock_look(env, fd, (int64_t)i * PS_LOCK_STRIDE + PS_LOCK_APPEND);
+    *found = i;
+    if (rc != 0) return rc < 0 ? rc : -EAGAIN;
+  }
+  return 0;
+}
 _Static_assert(PS_LOCK_APPEND == 0 && PS_LOCK_SYNC == 1 && PS_LOCK_MAINTAIN == 2, "locks of a stride");
 
 ps_status ps_topic_lock(const ps_env *env, int locks_fd, uint32_t partitions, uint32_t *next,
                         int64_t timeout_ns, const char *path, ps_error *err) {
   int64_t begun = ps_os_monotonic_ns(), pause_ns = PAUSE_NS_MIN;
   while (*next < partitions) {
-    int rc = lock_partition(env, locks_fd, *next);
+    uint32_t busy = *next;
+    int rc = *next == 0 ? look_for_holders(env, locks_fd, partitions, &busy) : 0;
+    if (rc == 0) rc = lock_partition(env, locks_fd, busy = *next);
     int64_t waited = ps_os_monotonic_ns() - begun;
     if (rc == 0) {
       (*next)++;
@@ -40,7 +52,7 @@ ps_status ps_topic_lock(const ps_env *env, int locks_fd, uint32_t partitions, ui
       return ps_fail_errno(err, -rc, path, "taking the locks of a topic");
     } else if (timeout_ns >= 0 && waited >= timeout_ns) {
       char what[128];
-      snprintf(what, sizeof what, "a writer kept partition %u for longer than the timeout", *next);
+      snprintf(what, sizeof what, "a writer kept partition %u for longer than the timeout", busy);
       return ps_fail(err, PS_TIMEOUT, path, what);
     } else {
       struct timespec t = {0, pause_ns};

@@ -182,12 +182,12 @@ def fork_and_die_appending(channel: Any, path: str) -> None:
     topic.append([b"never"])
 
 
-def hold_partition(channel: Any, path: str, fork: bool = False) -> None:
-    """Hold t/0 for exclusive writing until told to let go; `fork`: with a child that goes on living."""
+def hold_partition(channel: Any, path: str, fork: bool = False, index: int = 0) -> None:
+    """Hold a partition of t for exclusive writing until told to let go; `fork`: with a child that goes on living."""
     with pystream.open(path) as store:
         topic = store.topic("t")
-        hold = topic.partition(0).exclusive()
-        topic.append([b"theirs"])
+        hold = topic.partition(index).exclusive()
+        topic.append([b"theirs"], partition=index)
         if fork:
             child = os.fork()
             if child == 0:

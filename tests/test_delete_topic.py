@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -350,6 +351,35 @@ def test_a_stopped_writer_is_waited_for(path: Path) -> None:
         assert life.receive() == "gone on"
         assert life.end() == 0
         store.delete_topic("t")
+
+
+def test_nobody_is_held_up_while_a_holder_is_waited_for(path: Path) -> None:
+    """Another process keeps the last partition: the others are appended to and synced all the same."""
+    with pystream.open(path) as store:
+        topic = create(store)
+        life = Life(lives.hold_partition, str(path), False, 1)
+        assert life.receive() == "held"
+        failed: list[BaseException] = []
+
+        def delete() -> None:
+            try:
+                store.delete_topic("t", timeout=2)
+            except pystream.LockTimeoutError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=delete)
+        began = time.monotonic()
+        thread.start()
+        time.sleep(0.2)
+        end = topic.partition(0).append([b"x"], timeout=0.5)
+        topic.partition(0).flush(durable=True)
+        assert topic.partition(0).durable_offset == end + 1
+        assert time.monotonic() - began < 1.5, "it waited for the deleter"
+        thread.join()
+        assert len(failed) == 1 and "partition 1" in str(failed[0])
+        assert "t" in store
+        life.kill()
+        life.end()
 
 
 def test_own_holds_end(path: Path) -> None:

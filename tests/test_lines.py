@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lives
 import pystream
+from harness import Life
 from pystream._native.linereader import LineReader
 from pystream._native.linewriter import BadLineError, LineWriter
 
@@ -425,3 +427,41 @@ def test_slices_of_batches(fresh):
     reader.put_batch(batch[:0])
     reader.flush()
     assert sink.getvalue() == b"3\n4\n8\n9\n"
+
+
+def test_a_signal_amid_a_batch_repeats_nothing(tmp_path):
+    """Lines that a producer has taken one by one are not given to it again by `flush`."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(number, frame):
+        raise Stop
+
+    text = b"".join(b"k:%d" % i + b"." * 200 + b"\n" for i in range(2000))
+    with pystream.open(tmp_path / "s") as store:
+        topic = store.topic("t", create=True, key_bytes=1)  # of fixed width: one by one
+        life = Life(lives.hold_partition, str(tmp_path / "s"))
+        assert life.receive() == "held"
+        producer = topic.producer(buffer_bytes="128KiB", batch_bytes="16KiB")
+        writer = LineWriter(producer, separator=b":", chunk_bytes=1 << 20)
+        writer.feed(text)
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(Stop):
+                writer.finish()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        taken = (writer.line, writer.records)
+        life.channel.send("let go")
+        assert life.receive() == "released"
+        assert writer.flush() == 0
+        producer.close()
+        life.channel.send("end")
+        assert life.end() == 0
+        assert [record.value for record in topic.records() if record.key == b"k"] == [
+            line[2:] for line in lines_of(text)
+        ]
+        assert taken[0] == taken[1] and 0 < taken[0] < writer.records == 2000

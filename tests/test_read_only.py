@@ -143,6 +143,33 @@ def test_partitions_that_were_never_used(path: Path) -> None:
         assert got == [b"first"]
 
 
+def test_writers_are_seen_where_there_were_none(path: Path) -> None:
+    """The file that tells of writers comes with the first one, after the reader."""
+    fill(path)
+    (path / "live").unlink()
+    with pystream.open(path, "r") as reading, pystream.open(path) as writing:
+        theirs = writing.topic("t").partition(2)
+        theirs.append([b"one"])
+        ours = reading.topic("t").partition(2)
+        assert ours.end_offset == 1
+        theirs.append([b"two"])
+        assert [record.value for record in ours] == [b"one", b"two"]
+
+
+def test_the_end_first_beside_a_writer(path: Path) -> None:
+    """Who begins at the end finds the beginning all the same, several segments before it."""
+    fill(path)
+    with pystream.open(path) as writing:
+        theirs = writing.topic("t").partition(0)
+        assert theirs.append([b"x" * 30_000]) and theirs.append([b"x" * 30_000]) and theirs.append([b"last"])
+        with pystream.open(path, "r") as reading:
+            ours = reading.topic("t").partition(0)
+            with reading.consumer("t", start="latest") as consumer:
+                assert consumer.poll(timeout=0) is None
+            assert [record.value for record in ours.tail(1)] == [b"last"]
+            assert rows([ours[0]]) == rows([theirs[0]])
+
+
 @pytest.mark.parametrize("mode", ["mmap", "pwrite"])
 def test_beside_a_writer_that_is_killed(path: Path, mode: str) -> None:
     """Each record once, in order, as it comes; the death of the writer, its successor, and that one's."""

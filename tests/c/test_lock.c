@@ -220,8 +220,41 @@ static void test_beside_a_thread_that_waits(void) {
   close_handle(h);
 }
 
-/* The log is closed while a thread waits its turn. The number of the locks' descriptor may be another file's by
- * the time that it comes: it is not used any more. */
+static void *append_until_closed(void *context) {
+  ps_error err;
+  ps_status status;
+  do status = append_within(context, -1, &err);
+  while (status == PS_INTERRUPTED);
+  CHECK_EQ(status, PS_CLOSED);
+  return NULL;
+}
+
+/* Threads wait, without a limit, for another process that keeps the partition: closing the log ends that. */
+static void test_closed_while_threads_wait_for_a_holder(void) {
+  fresh_directory();
+  handle h = open_with(&plain);
+  ps_error err = {0};
+  must_append(h.log, 1, 64);
+  pid_t pid = run_holder(NULL);
+  pthread_t threads[2];
+  for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, append_until_closed, h.log) == 0);
+  usleep(50000);
+  int64_t start = ps_os_monotonic_ns();
+  CHECK_EQ(ps_log_close(h.log, &err), PS_OK);
+  CHECK(ps_os_monotonic_ns() - start < 5000 * (int64_t)MS);
+  for (int i = 0; i < 2; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+  ps_log_free(h.log);
+  close(h.locks);
+  CHECK(kill(pid, SIGKILL) == 0);
+  reap(pid);
+  h = open_with(&plain);
+  check_all(h.log, 5);
+  CHECK_EQ(ps_log_end_offset(h.log), 5); /* what waited was refused, and is not there */
+  close_handle(h);
+}
+
+/* The log is closed while a thread waits its turn. The number of the locks' descriptor may be another file's
+ * by the time that it comes: it is not used any more. */
 typedef struct closing {
   ps_log *log;
   pthread_t threads[2];
@@ -285,6 +318,7 @@ static void everything(void) {
   RUN(test_death_while_holding);
   RUN(test_fork_of_a_holder);
   RUN(test_beside_a_thread_that_waits);
+  RUN(test_closed_while_threads_wait_for_a_holder);
   RUN(test_closed_while_a_thread_waits);
 }
 

@@ -84,6 +84,30 @@ static void test_find_time(void) {
   close_handle(h);
 }
 
+/* Looking for a moment in segments that another process has just sealed and is cutting down to what they
+ * hold: a signal, were the place read through the map. */
+static void test_find_time_beside_rolls(void) {
+  fresh_directory();
+  handle h = open_with(&plain);
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    handle own = open_with(&plain);
+    for (int i = 0; i < 1500; i++)
+      must_append(own.log, 2, 14000); /* two batches a segment, and unused space */
+    _exit(0);
+  }
+  int status;
+  int64_t offset, found;
+  ps_error err = {0};
+  while (waitpid(pid, &status, WNOHANG) == 0)
+    CHECK_EQ(ps_log_find_time(h.log, INT64_MAX - 1, &offset, &found, &err), PS_END);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(ps_log_find_time(h.log, 1000 + 1501, &offset, &found, &err), PS_OK);
+  CHECK_EQ(offset, 1502); /* the batch's own moment is that of its first record */
+  close_handle(h);
+}
+
 static void test_death_of_a_writer(void) {
   int deaths = 0;
   for (size_t i = 0; i < sizeof append_points / sizeof *append_points; i++) {
@@ -278,6 +302,7 @@ static void everything(void) {
   RUN(test_largest_batch);
   RUN(test_reopen);
   RUN(test_find_time);
+  RUN(test_find_time_beside_rolls);
   RUN(test_large_and_small);
   RUN(test_rolls_of_others);
   RUN(test_descriptors);

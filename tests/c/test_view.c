@@ -355,8 +355,8 @@ static void test_a_writer_comes_meanwhile(void) {
   close(a.live);
 }
 
-/* Another thread reads on while one takes a writer's word anew, whose recovery has put another file in the place
- * of the one that is being read. */
+/* Another thread reads on while one takes a writer's word anew, whose recovery has put another file in the
+ * place of the one that is being read. */
 typedef struct other_thread {
   ps_log *log;
   ps_cursor cursor;

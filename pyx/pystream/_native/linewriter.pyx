@@ -305,11 +305,14 @@ cdef class LineWriter:
             self.append(&found)
         else:
             self.send(&found)
+        self.took(&found)
+        return True
+
+    cdef void took(self, const ps_lines_found *found) noexcept:
         self.start += found.taken
         self.line += found.count
         self.records += found.count
         self.input_bytes += found.taken
-        return True
 
     cdef int split(self, const ps_lines_limits *limits, ps_lines_found *found) except -1:
         cdef const uint8_t *data = self.memory[HELD].data + self.start
@@ -337,7 +340,6 @@ cdef class LineWriter:
     cdef int check_widths(self, ps_lines_found *found) except -1:
         """Where the topic's values or keys have a fixed width: take only the lines before the first that does not
         fit, and raise when that is the first."""
-        cdef ps_lines_limits fewer
         cdef uint32_t bad = found.count
         cdef int64_t key_at = -1, value_at = self.first_odd(&self.values, found.count, self.producer.schema.value_width)
         if self.form.separator_bytes:
@@ -355,10 +357,13 @@ cdef class LineWriter:
             bad = <uint32_t>value_at
         if key_at > 0:
             bad = min(bad, <uint32_t>key_at)
-        fewer = self.limits
-        fewer.count_max = bad
-        self.split(&fewer, found)
-        return 0
+        return self.split_few(bad, found)
+
+    cdef int split_few(self, uint32_t count, ps_lines_found *found) except -1:
+        """The first lines of those found, once more."""
+        cdef ps_lines_limits fewer = self.limits
+        fewer.count_max = count
+        return self.split(&fewer, found)
 
     cdef int64_t first_odd(self, const ps_lines_column *column, uint32_t count, int32_t width) noexcept:
         cdef uint32_t i
@@ -453,6 +458,7 @@ cdef class LineWriter:
         """The lines found, one by one, to the producer's builders."""
         cdef ProducerCore core = self.producer
         cdef ps_record r
+        cdef ps_lines_found sent
         cdef int64_t lane
         cdef uint32_t i
         core.collect()
@@ -471,5 +477,11 @@ cdef class LineWriter:
                 r.key_bytes = self.keys.offsets[i + 1] - self.keys.offsets[i] if self.has(&self.keys, i) else -1
                 if self.partition < 0:
                     lane = core.lane_of(None, <const uint8_t *>r.key, r.key_bytes)
-            core.add(lane, &r, None)
+            try:
+                core.add(lane, &r, None)
+            except BaseException:  # those before it are the producer's now
+                if i:
+                    self.split_few(i, &sent)
+                    self.took(&sent)
+                raise
         return 0

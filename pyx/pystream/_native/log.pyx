@@ -267,6 +267,8 @@ cdef class LogHandle:
         options.incarnation = store.incarnation
         options.log_append_time = schema.log_append_time
         options.topic_locks = locks.fd >= 0
+        if store.read_only and store.live.fd < 0:  # no writer had ever come; since then, one may have
+            store.live = LockFile(store.live.path, True)
         options.read_only = store.read_only
         options.live_fd = store.live.fd
         while True:
