@@ -183,7 +183,7 @@ def fork_and_die_appending(channel: Any, path: str) -> None:
 
 
 def hold_partition(channel: Any, path: str, fork: bool = False, index: int = 0) -> None:
-    """Hold a partition of t for exclusive writing until told to let go; `fork`: with a child that goes on living."""
+    """Hold a partition of t until told to let go; `fork`: with a child that goes on living."""
     with pystream.open(path) as store:
         topic = store.topic("t")
         hold = topic.partition(index).exclusive()
