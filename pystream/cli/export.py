@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,6 @@ from pystream.cli.common import (
     json_option,
     need,
     open_store,
-    progress_bar,
     quiet_option,
     say,
     show_json,
@@ -28,17 +26,19 @@ from pystream.cli.common import (
     topic_argument,
     warn,
 )
+from pystream.cli.transfer import Bar, Typed
 
 if TYPE_CHECKING:
-    from pystream.export import ExportResult, Progress
+    from rich.progress import ProgressColumn
+
+    from pystream.export import ExportResult
 
 BAD_SHOWN: Final = 10
 
-# What the library calls an option, where the command line calls it otherwise.
-_NAMES: Final = {"start": "from", "stop": "until", "partition": "partition", "max_records": "max"}
-_OPTION: Final = re.compile(
-    r"(?<![\w/])(value|key|format|columns|schema|bad_values|split|by|rows_per_file|compression|delimiter|start"
-    r"""|stop|partition|max_records|overwrite)=(?:"([^"]*)"|'([^']*)'|True\b)?"""
+_as_typed: Final = Typed(
+    "value key format columns schema bad_values split by rows_per_file compression delimiter start stop "
+    "partition max_records overwrite".split(),
+    {"start": "from", "stop": "until", "max_records": "max"},
 )
 
 
@@ -143,7 +143,7 @@ def export(
 
     bad = _Bad(topic)
     try:
-        with open_store(store, read_only=True) as opened, _Bar(quiet) as bar:
+        with open_store(store, read_only=True) as opened, Bar(quiet, _bar_columns) as bar:
             result = write(
                 opened.topic(topic),
                 sys.stdout.buffer if is_stdout else output,
@@ -151,7 +151,12 @@ def export(
                 stop=stop,
                 partitions=partitions or None,
                 max_records=most,
-                progress=bar.update,
+                progress=lambda now: bar.show(
+                    "looking for fields" if now.step == "schema" else "exporting",
+                    now.done,
+                    now.total,
+                    now.records,
+                ),
                 on_bad=bad.add,
                 **options,
             )
@@ -165,18 +170,6 @@ def export(
         show_json(_document(result))
     if not quiet:
         say(_summary(result))
-
-
-def _as_typed(message: str) -> str:
-    """A message of the library with its options as they are typed here: value="hex" is --value hex."""
-
-    def typed(match: re.Match[str]) -> str:
-        name = _NAMES.get(match[1], match[1].replace("_", "-"))
-        given = match[2] if match[2] is not None else match[3]
-        is_number = message[match.end() : match.end() + 1].isdigit()
-        return f"--{name}" + (f" {given}" if given is not None else " " if is_number else "")
-
-    return _OPTION.sub(typed, message)
 
 
 class _Bad:
@@ -199,47 +192,14 @@ class _Bad:
             warn(f"skipped {self._count - BAD_SHOWN:,} more like these")
 
 
-class _Bar:
-    """Rows, their rate and the time left, on a terminal."""
+def _bar_columns() -> list[ProgressColumn]:
+    from rich.progress import BarColumn, TextColumn
 
-    def __init__(self, quiet: bool) -> None:
-        self._is_shown = not quiet and sys.stderr.isatty()
-        self._context: Any = None
-        self._task: Any = None
-        self._step = ""
-
-    def __enter__(self) -> _Bar:
-        if self._is_shown:
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-            self._context = progress_bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[rows]:>13,} rows"),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = self._context.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._context is not None:
-            self._context.__exit__(*exception)
-
-    def update(self, progress: Progress) -> None:
-        """Show how far the export is."""
-        if self._context is None:
-            return
-        if progress.step != self._step:
-            self._step = progress.step
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            name = "looking for fields" if progress.step == "schema" else "exporting"
-            self._task = self._bar.add_task(name, total=progress.total, rows=0, rate="")
-        elapsed = self._bar.tasks[-1].elapsed or 0
-        rate = f"{progress.records / elapsed:,.0f} rows/s" if elapsed > 0 else ""
-        self._bar.update(self._task, completed=progress.done, rows=progress.records, rate=rate)
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+    ]
 
 
 def _summary(result: ExportResult) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,6 @@ from pystream.cli.common import (
     open_store,
     option_value,
     parse_dtype_text,
-    progress_bar,
     quiet_option,
     say,
     show_json,
@@ -32,19 +30,20 @@ from pystream.cli.common import (
     topic_argument,
     warn,
 )
+from pystream.cli.transfer import Bar, Typed
 
 if TYPE_CHECKING:
-    from pystream.ingest import BadRow, Progress, Result
+    from rich.progress import ProgressColumn
+
+    from pystream.ingest import BadRow, Result
 
 BAD_ROWS_SHOWN: Final = 10
 
-# The library's options as they are typed here: value='raw' is --value raw.
-_OPTION: Final = re.compile(
-    r"(?<![\w/.-])(format|compression|delimiter|quote|columns|types|key|timestamp|timestamp_format"
-    r"|timestamp_unit|timezone|value|value_column|partition|bad_rows|bad_rows_to|resume|restart|checkpoint|dtype)="
-    r"(?:'([^']*)'|True\b)?"
+_as_typed: Final = Typed(
+    "format compression delimiter quote columns types key timestamp timestamp_format timestamp_unit timezone "
+    "value value_column partition bad_rows bad_rows_to resume restart checkpoint dtype".split(),
+    {"types": "type", "checkpoint": "checkpoint-every"},
 )
-_TYPED: Final = {"types": "type", "checkpoint": "checkpoint-every"}
 
 
 @click.command()
@@ -167,8 +166,15 @@ def ingest(
     options = _as_taken(options)
     bad = _BadRows()
     try:
-        with _open(store, topic, sources, create, made, options) as opened, _Bar(quiet or as_json) as bar:
-            result = take(opened[topic], sources, on_progress=bar.update, on_bad_row=bad.add, **options)
+        bar = Bar(quiet or as_json, _bar_columns)
+        with _open(store, topic, sources, create, made, options) as opened, bar:
+            result = take(
+                opened[topic],
+                sources,
+                on_progress=lambda now: bar.show("ingesting", now.bytes, now.bytes_total, now.rows),
+                on_bad_row=bad.add,
+                **options,
+            )
     except BadRowError as error:
         fail(EXIT_DIFFERS, f"{_as_typed(str(error))}\n{_what_now(sources)}")
     except SourceError as error:
@@ -253,18 +259,6 @@ def _open(
     return opened
 
 
-def _as_typed(message: str) -> str:
-    """A message of the library with its options as they are typed here."""
-
-    def typed(match: re.Match[str]) -> str:
-        name = _TYPED.get(match[1], match[1].replace("_", "-"))
-        follows = message[match.end() : match.end() + 1]
-        given = match[2] if match[2] is not None else ""
-        return f"--{name}" + (f" {given}" if given else " " if follows.isalnum() else "")
-
-    return _OPTION.sub(typed, message)
-
-
 def _what_now(sources: tuple[str, ...]) -> str:
     if "-" in sources:
         return "pystream: rows before it may be in the topic; --bad-rows skip passes over bad rows"
@@ -290,41 +284,14 @@ class _BadRows:
             warn(f"skipped {self._count - BAD_ROWS_SHOWN:,} more bad rows")
 
 
-class _Bar:
-    """Bytes, rows, their rate and the time left, on a terminal."""
+def _bar_columns() -> list[ProgressColumn]:
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
 
-    def __init__(self, quiet: bool) -> None:
-        self._is_shown = not quiet and sys.stderr.isatty()
-        self._context: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Bar:
-        if self._is_shown:
-            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-
-            self._context = progress_bar(
-                BarColumn(bar_width=20),
-                TextColumn("{task.percentage:>3.0f}%"),
-                DownloadColumn(binary_units=True),
-                TextColumn("{task.fields[rows]:,} rows"),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = self._context.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._context is not None:
-            self._context.__exit__(*exception)
-
-    def update(self, progress: Progress) -> None:
-        """Show how far the ingest is."""
-        if self._context is None:
-            return
-        if self._task is None:
-            self._task = self._bar.add_task("", total=progress.bytes_total, rows=0, rate="")
-        rate = f"{progress.rows / progress.seconds:,.0f}/s" if progress.seconds > 0 else ""
-        self._bar.update(self._task, completed=progress.bytes, rows=progress.rows, rate=rate)
+    return [
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        DownloadColumn(binary_units=True),
+    ]
 
 
 def _summary(result: Result) -> str:
