@@ -129,6 +129,35 @@ def parse_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def check_text(name: str, value: object) -> None:
+    """Raise TypeError for what is neither text nor None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name}= must be a str, not {type(value).__name__}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise TypeError for what is neither a function nor None: now, and not when it is first called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}= must be a function, not {type(value).__name__}")
+
+
+def parse_names(name: str, value: object) -> tuple[str, ...]:
+    """Names, from a list of them or from text with commas.
+
+    Raises:
+        TypeError: neither.
+    """
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f'{name}= must be a list of names, or text such as "a,b", not {type(value).__name__}')
+    names = tuple(value)
+    for item in names:
+        if not isinstance(item, str):
+            raise TypeError(f"{name}= must hold names, not {type(item).__name__}")
+    return names
+
+
 def parse_int(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> int:
     """An integer between `minimum` and `maximum`, both included. Booleans are not integers here."""
     if type(value) is int:  # asking for SupportsIndex takes microseconds

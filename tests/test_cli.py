@@ -75,6 +75,7 @@ def test_the_program_is_called_pystream_however_it_is_run():
 USAGE = {
     "mistyped command": (["topcis"], "no such command 'topcis'; did you mean 'topics'?"),
     "mistyped command of a group": (["topics", "creat"], "no such command 'creat'; did you mean 'create'?"),
+    "command of a group by itself": (["list"], "no such command 'list'; did you mean 'topics list'?"),
     "unknown command": (["zzz"], "no such command 'zzz'; there are completion, consume, "),
     "unknown option": (["describe", "--jsno", "s"], "No such option"),
     "missing argument": (["describe"], "Missing argument 'STORE'"),
@@ -212,9 +213,12 @@ def test_a_fault_of_ours_shows_where_and_is_no_answer():
 # ---- standard streams that end, fail or are not there -------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["describe", "topics list", "topics list --long", "describe --json"])
+@pytest.mark.parametrize(
+    "command", ["describe", "topics list", "topics list --long", "describe --json", "consume {} clicks"]
+)
 def test_a_full_disk_under_the_output(events, command):
-    result = in_shell('"$@" > /dev/full', *command.split(), events)
+    command = command if "{}" in command else command + " {}"
+    result = in_shell('"$@" > /dev/full', *command.format(events).split())
     assert result.returncode == 3
     assert result.stderr == "pystream: standard output: No space left on device\n"
 

@@ -87,6 +87,14 @@ def test_table(path: Path, columns: int) -> None:
     assert "\x1b" not in ran.out
 
 
+def test_records_of_a_range_are_those_within(path: Path) -> None:
+    """Though the frame that holds them holds more."""
+    ran = dump(path, "clicks", "-p", 0, "--json", "--records", "--from", 1, "--until", 2)
+    assert [event["offset"] for event in ran.events if event["event"] == "record"] == [1]
+    frames = [event for event in ran.events if event["event"] == "frame"]
+    assert [(frame["base_offset"], frame["records"]) for frame in frames] == [(0, 3)]
+
+
 def test_parts(path: Path) -> None:
     ran = dump(path, "clicks", "-p", 1, "--records")
     assert ran.code == 0

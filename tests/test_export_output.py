@@ -332,6 +332,7 @@ def test_a_directory_is_replaced_only_if_an_export_made_it(hours: pystream.Topic
         ("a.csv", {"max_records": -1}, "max_records=-1: must be from 0"),
         ("a.csv", {"format": "xml"}, "format='xml': must be one of"),
         ("a.csv", {"compression": "lz4"}, "compression='lz4': csv has none, gzip, zstd"),
+        ("a.csv.bz2", {}, "nothing is written as .bz2; compressed text ends in .gz or .zst"),
         ("a.parquet.gz", {}, "parquet compresses inside the file"),
         ("a.parquet.zst", {}, "parquet compresses inside the file"),
         ("a.arrow.gz", {}, "arrow is not compressed as gzip"),
@@ -373,6 +374,44 @@ def test_what_is_refused(
 def test_what_an_open_file_is_refused(hours: pystream.Topic, options: dict[str, Any], message: str) -> None:
     with pytest.raises(pystream.OptionError, match=message):
         export(hours, io.BytesIO(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"progress": 3}, "progress= must be a function, not int"),
+        ({"on_bad": 3}, "on_bad= must be a function, not int"),
+        ({"partitions": 0}, "partitions= must be a list of numbers, not int"),
+        ({"columns": 3}, "columns= must be a list of names"),
+        ({"columns": ["offset", 3]}, "columns= must hold names, not int"),
+        ({"value": "json", "schema": 3}, "schema= must be"),
+        ({"value": "json", "schema": ["a:int"]}, "schema= must be"),
+        ({"value": "json", "schema": {"a": int}}, "schema= must be"),
+    ],
+)
+def test_options_of_the_wrong_type(
+    hours: pystream.Topic, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        export(hours, tmp_path / "a.csv", **options)
+    assert rest(tmp_path) == []
+
+
+def test_what_bytes_cannot_be_written_to(hours: pystream.Topic, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="a path, or a file open for writing, not int"):
+        export(hours, 3, format="csv")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=re.escape('open it with "wb"')):
+        export(hours, io.StringIO(), format="csv")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"topic must be a pystream\.Topic, not str"):
+        export("hours", tmp_path / "a.csv")  # type: ignore[arg-type]
+    assert rest(tmp_path) == []
+
+
+def test_a_schema_as_a_dictionary(topic: pystream.Topic, tmp_path: Path) -> None:
+    topic.partition(0).append([b'{"a": 1, "b": "x"}'])
+    schema = {"b": "string", "a": "int32"}
+    export(topic, tmp_path / "a.csv", value="json", columns="value", schema=schema)
+    assert (tmp_path / "a.csv").read_text() == '"b","a"\n"x",1\n'
 
 
 def test_an_offset_out_of_range(hours: pystream.Topic, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_json_summary(path):
         "partitions": {"0": 3},
         "unused_columns": [],
     }
-    assert done.stderr == b"pystream: skipped bad.csv:3: 2 fields, where 1 are due: '2,3'\n"
+    assert done.stderr == b"pystream: skipped bad.csv:3: 2 fields, where 1 is due: '2,3'\n"
 
 
 def test_create(tmp_path):
@@ -139,7 +139,11 @@ def test_standard_input(path, data, options):
     assert done.returncode == 0, done.stderr
     assert values(path) == [b'{"a":1,"b":2}', b'{"a":3,"b":4}']
     assert not list(path.glob("s/ingest/*"))
-    assert run(path, "s", "t", "-", *options, stdin=data).returncode == 0  # each time anew
+    again = run(path, "s", "t", "-", *options, "--json", stdin=data)  # each time anew
+    assert again.returncode == 0
+    if data[:2] != b"\x1f\x8b":
+        end_mark = 8 if data[:4] == b"\xff\xff\xff\xff" else 0  # of a stream, which no batch holds
+        assert json.loads(again.stdout)["bytes"] == len(data) - end_mark
 
 
 def test_a_slow_pipe_is_not_waited_for(path):
@@ -221,7 +225,18 @@ def test_bar_on_a_terminal(path):
             1,
             "is no number; if the column holds text, say --type k=string",
         ),
+        (["s", "t", "odd"], 2, "; or, if each line is to be a record as it stands, use `pystream produce`"),
+        (
+            ["s", "t", "latin.csv"],
+            1,
+            "latin.csv:2: column 'b': b'caf\\xe9 \\xe8' is not UTF-8: 'caf\\xe9 \\xe8,ü'\n",
+        ),
         (["s", "t", "a.csv", "--key", "x"], 2, "a.csv: no column 'x'; there are k, t, v"),
+        (
+            ["s", "t", "bad.csv", "--bad-rows", "skip", "--bad-rows-to", "bad.csv"],
+            2,
+            "--bad-rows-to bad.csv: is one of the sources; name another file",
+        ),
         (["s", "t", "a.csv", "--timestamp", "v"], 1, "a.csv:2: the timestamp '1' is not ISO 8601"),
         (
             ["s", "t", "a.csv", "--timestamp-unit", "s"],
@@ -261,7 +276,7 @@ def test_bar_on_a_terminal(path):
         (
             ["s", "t", "bad.csv"],
             1,
-            "bad.csv:3: 2 fields, where 1 are due: '2,3'\npystream: rows before it are in the topic",
+            "bad.csv:3: 2 fields, where 1 is due: '2,3'\npystream: rows before it are in the topic",
         ),
         (
             ["s", "t", "bad.csv", "--bad-rows", "skip", "--bad-rows-to", "no/such/place"],
@@ -272,6 +287,7 @@ def test_bar_on_a_terminal(path):
 )
 def test_errors(path, arguments, code, message):
     (path / "odd").write_text("what is this")
+    (path / "latin.csv").write_bytes("b,c\ncafé è,".encode("latin-1") + "ü\n".encode())
     (path / "bad.csv").write_text("a\n1\n2,3\n")
     done = run(path, *arguments, stdin=b"what is this")
     said = done.stderr.decode()

@@ -393,9 +393,9 @@ def test_bad_rows_of_csv_have_their_line(store, tmp_path, monkeypatch, block):
     assert [json.loads(record.value)["n"] for record in topic.records()] == [1, 2, 3, 5, 7]
     assert [(row.number, row.reason, row.text) for row in refused] == [
         (6, "3 fields, where 2 are due", b"too,many,fields"),
-        (8, "1 fields, where 2 are due", b"few"),
+        (8, "1 field, where 2 are due", b"few"),
         (9, "column 'n': \"x4\" is no number; if the column holds text, say types=n=string", b"x4,c"),
-        (14, "column 's': \"\\\\xff\" is not UTF-8", b"6,\xff"),
+        (14, "column 's': b'\\xff' is not UTF-8", b"6,\xff"),
     ]
     assert (result.rows, result.bad_rows) == (5, 4)
     noted = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]

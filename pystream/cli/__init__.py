@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -62,6 +62,8 @@ EXIT_CODES: Final = (
 
 class Commands(SuggestingGroup):
     """The group of all commands, which are imported by name."""
+
+    elsewhere: ClassVar = {name: f"topics {name}" for name in ("create", "delete", "list")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -158,7 +160,8 @@ def _run() -> Any:
         warn(error_text(error))
         return EXIT_USAGE
     except OSError as error:
-        warn("standard output: " * _is_of_output(error) + error_text(error))
+        of_output = error.errno if _is_of_output(error) else None
+        warn(error_text(error) if of_output is None else f"standard output: {os.strerror(of_output)}")
         return EXIT_FAILED
     except pystream.PystreamError as error:
         warn(error_text(error))

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -91,6 +91,9 @@ def need(extra: str, *modules: str) -> None:
 class SuggestingGroup(click.Group):
     """A group of commands that knows what was meant by a mistyped one."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Words that are commands of another group, and what to type for them."""
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -100,7 +103,9 @@ class SuggestingGroup(click.Group):
 
             commands = self.list_commands(ctx)
             near = get_close_matches(name, commands, n=1)
-            if near:
+            if name in self.elsewhere:
+                hint = f"did you mean {self.elsewhere[name]!r}?"
+            elif near:
                 hint = f"did you mean {near[0]!r}?"
             elif Path(name).is_dir():
                 first = "describe" if "describe" in commands else commands[0]

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,7 @@ from pystream.inspected import (
     Frame,
     Head,
     Index,
+    RecordSizes,
     Seal,
     SegmentHeader,
 )
@@ -102,8 +103,8 @@ class Tally:
             if self.missing_offsets:
                 damage += f", {self.missing_offsets:,} offsets that cannot be read"
         return (
-            f"{self.segments:,} segment{'s' * (self.segments != 1)}, {self.frames:,} frames, "
-            f"{self.records:,} records, {bytes_text(self.bytes)}; {damage}"
+            f"{_count(self.segments, 'segment')}, {_count(self.frames, 'frame')}, "
+            f"{_count(self.records, 'record')}, {bytes_text(self.bytes)}; {damage}"
             + "; in use: up to the high watermark"
             * self.in_use
         )
@@ -216,6 +217,10 @@ def _state(frame: Frame) -> str:
         if getattr(frame, name) == "damaged":
             return f"{name.upper()} DAMAGED"
     return "sound" if frame.body == "sound" else "header sound"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _size(name: str, size: int | None) -> str:
@@ -361,6 +366,8 @@ def dump(
 
     def show(item: object) -> None:
         tally.count(item)
+        if isinstance(item, Frame) and item.sizes:
+            item = replace(item, sizes=_between(item.sizes, start, stop))
         if not (quiet and as_json and is_sound(item)):
             out.show(item)
 
@@ -388,6 +395,17 @@ def dump(
     out.end(tally)
     if tally.damaged:
         sys.exit(EXIT_DIFFERS)
+
+
+def _between(
+    records: tuple[RecordSizes, ...], start: int | None, stop: int | None
+) -> tuple[RecordSizes, ...]:
+    """Of a frame at the edge of the range, the records within."""
+    return tuple(
+        record
+        for record in records
+        if (start or 0) <= record.offset and (stop is None or record.offset < stop)
+    )
 
 
 def _listed(bases: list[int]) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import TextIOBase
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +18,10 @@ from pystream.export.request import Fields, Request, parse_request
 from pystream.export.shape import Misfit, OnBad, Shaper, bad_record
 from pystream.export.sinks import open_sink
 from pystream.export.values import infer
+from pystream.topic import Topic
 
 if TYPE_CHECKING:
-    from pystream.topic import Positions, Topic
+    from pystream.topic import Positions
 
 
 class Progress(NamedTuple):
@@ -107,8 +109,8 @@ def export(
             different kinds becomes text, its own JSON. In jsonl "json" embeds values as they are, of any
             JSON, unless fields are named in `columns` or `schema`. Left out for topics with a dtype.
         key: "bytes", "utf8", "base64" or "hex"; by default as `value`: "bytes" or "utf8".
-        schema: fields and types of JSON values: "name:type,..." or an Arrow schema. Types: bool, int8 to
-            int64, uint8 to uint64, float32, float64, string, timestamp, timestamp[s|ms|us|ns],
+        schema: fields and types of JSON values: "name:type,...", {name: type} or an Arrow schema. Types:
+            bool, int8 to int64, uint8 to uint64, float32, float64, string, timestamp, timestamp[s|ms|us|ns],
             timestamp[s|ms|us|ns, UTC], decimal(digits, scale), json (the field's JSON as text). Fields not
             named are an error unless the text ends in ",...".
         bad_values: "stop" at a key, value or header that cannot be written, or "skip" its record.
@@ -134,6 +136,11 @@ def export(
         StorageError: a system call failed.
     """
     began = perf_counter()
+    if not isinstance(topic, Topic):
+        raise TypeError(f"topic must be a pystream.Topic, not {type(topic).__name__}")
+    _check_output(output)
+    opt.check_callable("progress", progress)
+    opt.check_callable("on_bad", on_bad)
     path = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
     overwrite = opt.parse_flag("overwrite", overwrite)
     if split is not None:
@@ -166,6 +173,8 @@ def export(
         bad_values=bad_values,
         delimiter=delimiter,
     )
+    if partitions is not None and not isinstance(partitions, Iterable):
+        raise TypeError(f"partitions= must be a list of numbers, not {type(partitions).__name__}")
     spans = resolve(topic, start, stop, partitions)
 
     def attempt(fields: Fields | None, is_guess: bool = False) -> ExportResult:
@@ -233,6 +242,16 @@ def _guess(topic: Topic, request: Request, spans: list[Span], max_records: int |
             return found
         return None
     return None
+
+
+def _check_output(output: object) -> None:
+    """Refuse what bytes cannot be written to, before anything is read."""
+    if isinstance(output, (str, os.PathLike)):
+        return
+    if isinstance(output, TextIOBase):
+        raise TypeError('output is a file of text: open it with "wb", or give its .buffer')
+    if not callable(getattr(output, "write", None)):
+        raise TypeError(f"output must be a path, or a file open for writing, not {type(output).__name__}")
 
 
 def _fields(

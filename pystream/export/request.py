@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +39,9 @@ FORMATS: Final = {
 
 SUFFIXES: Final = {".gz": "gzip", ".zst": "zstd"}
 """Extensions after the format's own, of text that is compressed as a whole."""
+
+FOREIGN_SUFFIXES: Final = (".bz2", ".xz", ".lz4", ".zip", ".br", ".lzma")
+"""Extensions of compressed files that no export makes."""
 
 VALUES: Final = ("bytes", "utf8", "base64", "hex", "json")
 KEYS: Final = ("bytes", "utf8", "base64", "hex")
@@ -191,6 +194,10 @@ def _format_and_codec(path: str | None, format: str | None, compression: str | N
             raise OptionError(f"format= is needed for standard output: one of {names}")
         extension = os.path.splitext(_stem(path))[1]
         found = [name for name, each in FORMATS.items() if extension in each.extensions]
+        if not found and extension in FOREIGN_SUFFIXES:
+            raise OptionError(
+                f"{path}: nothing is written as {extension}; compressed text ends in .gz or .zst"
+            )
         if not found:
             known = " ".join(extension for each in FORMATS.values() for extension in each.extensions)
             raise OptionError(
@@ -230,20 +237,19 @@ def _stem(path: str) -> str:
 def _columns(columns: str | Iterable[str] | None, partitions: int) -> tuple[str, ...]:
     if columns is None:
         return tuple(name for name in SYSTEM_COLUMNS if name != "partition" or partitions > 1)
-    names = columns.split(",") if isinstance(columns, str) else list(columns)
-    names = [name.strip() if isinstance(columns, str) else name for name in names]
+    names = opt.parse_names("columns", columns)
     if not names or "" in names:
         raise OptionError(f"columns={columns!r}: an empty name; give some of {', '.join(SYSTEM_COLUMNS)}")
     if twice := [name for at, name in enumerate(names) if name in names[:at]]:
         raise OptionError(f"columns={columns!r}: {twice[0]!r} is there twice")
-    return tuple(names)
+    return names
 
 
 # ---- schemas ------------------------------------------------------------------------------------------
 
 
-def parse_schema(schema: str | pa.Schema | Sequence[tuple[str, str]]) -> Fields:
-    """Fields and types from "name:type,...", from pairs, or from an Arrow schema.
+def parse_schema(schema: str | pa.Schema | Mapping[str, str] | Sequence[tuple[str, str]]) -> Fields:
+    """Fields and types from "name:type,...", from a dict or pairs, or from an Arrow schema.
 
     Raises:
         OptionError: no such type, a name twice, no field at all.
@@ -264,8 +270,17 @@ def parse_schema(schema: str | pa.Schema | Sequence[tuple[str, str]]) -> Fields:
                 raise OptionError(f'schema={schema!r}: {part!r} is not "name:type"')
             pairs.append((name.strip(), kind.strip()))
     else:
-        pairs = [(name, kind) for name, kind in schema]
+        pairs = _pairs(schema)
     return Fields(_unique(schema, [(name, _type_of(schema, kind)) for name, kind in pairs]), others)
+
+
+def _pairs(schema: object) -> list[tuple[str, str]]:
+    """Names and types from a dictionary, or from pairs of them."""
+    items = schema.items() if isinstance(schema, Mapping) else schema
+    pairs: list[Any] = list(items) if isinstance(items, Iterable) else [items]
+    if any(not isinstance(pair, tuple | list) or [*map(type, pair)] != [str, str] for pair in pairs):
+        raise TypeError('schema= must be "name:type,...", {name: type}, pairs of both, or an Arrow schema')
+    return [(name, kind) for name, kind in pairs]
 
 
 def _unique(schema: object, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

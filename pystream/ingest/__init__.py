@@ -36,7 +36,7 @@ they make no job.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pystream import options as opt
@@ -54,13 +54,12 @@ from pystream.ingest.fields import dtype_from_schema
 from pystream.ingest.job import fresh_state, open_job
 from pystream.ingest.plan import Plan, value_mode
 from pystream.ingest.run import Progress, Result, Run
-from pystream.ingest.sources import find_sources
+from pystream.ingest.sources import Source, find_sources
 from pystream.ingest.times import TimeRules
+from pystream.topic import Topic
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from pystream.topic import Topic
 
 __all__ = [
     "BadRow",
@@ -89,7 +88,7 @@ def ingest(
     compression: str | None = None,
     delimiter: str | None = None,
     quote: str | None = '"',
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     types: Mapping[str, str] | None = None,
     key: str | None = None,
     timestamp: str | None = None,
@@ -120,7 +119,7 @@ def ingest(
         compression: "none", "gzip", "zstd", "bz2" or "lz4", of CSV, JSON lines and Arrow streams; likewise.
         delimiter: between the fields of CSV; a tab for .tsv, a comma otherwise.
         quote: around fields of CSV that hold delimiters, quotes or line ends; None: no quoting.
-        columns: names of the columns of CSV files that have no header.
+        columns: names of the columns of CSV files that have no header: a list, or "a,b".
         types: what columns of CSV hold, {name: "string", "number" or "bool"}, where the first 4 MiB
             mislead; "*" stands for all columns. Numbers with leading zeros make a column of strings.
         key: the column whose text is the key. Null: no key.
@@ -151,8 +150,14 @@ def ingest(
         SourceError: a source cannot be read, or is not what it was.
         JobBusyError: another process is at the same job.
         StorageError: the disk is full or failed. The job can be resumed.
+        TopicDeletedError: the topic is no longer there.
     """
-    topic._store._check()
+    if not isinstance(topic, Topic):
+        raise TypeError(f"topic must be a pystream.Topic, not {type(topic).__name__}")
+    topic._store._check_writable()
+    topic.offsets()  # says so now if the topic was deleted
+    opt.check_callable("on_progress", on_progress)
+    opt.check_callable("on_bad_row", on_bad_row)
     skip_bad = opt.parse_choice("bad_rows", bad_rows, ("stop", "skip")) == "skip"
     resume, restart = opt.parse_flag("resume", resume), opt.parse_flag("restart", restart)
     if resume and restart:
@@ -164,8 +169,8 @@ def ingest(
         compression=compression,
         delimiter=delimiter,
         quote=quote,
-        columns=None if columns is None else tuple(columns),
-        types=dict(types or {}),
+        columns=None if columns is None else opt.parse_names("columns", columns),
+        types=_types(types),
         key=key,
         timestamp=timestamp,
         times=TimeRules(timestamp_format, timestamp_unit, timezone),
@@ -175,7 +180,9 @@ def ingest(
     )
     plan.check_topic(topic.options)
     checkpoint_ns = opt.parse_duration("checkpoint", checkpoint, maximum=_CHECKPOINT_NS_MAX)
-    found = find_sources([sources] if isinstance(sources, (str, os.PathLike)) else list(sources), plan)
+    found = find_sources(_paths(sources), plan)
+    if bad_rows_to is not None:
+        _check_bad_file(bad_rows_to, found)
     streams = [source.name for source in found if source.is_stream]
     if streams and (resume or restart):
         name = "standard input" if streams[0] == "-" else streams[0]
@@ -202,21 +209,63 @@ def ingest(
             job.close()
 
 
-def infer_dtype(sources: Paths, **how: Any) -> np.dtype[Any]:
+def _paths(sources: object) -> list[str | os.PathLike[str]]:
+    """The sources that were named, one by one."""
+    if isinstance(sources, (str, os.PathLike)):
+        return [sources]
+    if not isinstance(sources, Iterable) or isinstance(sources, bytes):
+        raise TypeError(f"sources must be a path or a list of paths, not {type(sources).__name__}")
+    paths = list(sources)
+    for path in paths:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"sources must be paths: str or os.PathLike, not {type(path).__name__}")
+    return paths
+
+
+def _types(types: object) -> dict[str, str]:
+    """What columns hold, as a dictionary; `Plan` checks the words."""
+    if not isinstance(types, Mapping | None):
+        raise TypeError(f"types= must be a dict {{column: type}}, not {type(types).__name__}")
+    return dict(types or {})
+
+
+def _check_bad_file(path: object, sources: Sequence[Source]) -> None:
+    """Refuse to append bad rows to what they are read from."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"bad_rows_to= must be a path, not {type(path).__name__}")
+    for source in sources:
+        if os.path.realpath(path) == source.path:
+            raise OptionError(f"bad_rows_to={str(path)!r}: is one of the sources; name another file")
+
+
+def infer_dtype(
+    sources: Paths,
+    *,
+    format: str | None = None,
+    compression: str | None = None,
+    delimiter: str | None = None,
+    quote: str | None = '"',
+    columns: str | Sequence[str] | None = None,
+) -> np.dtype[Any]:
     """The dtype that a topic needs to hold the rows of files as structured records.
 
     It is that of the first source: of its schema, or of text as Arrow's readers judge its first 4 MiB.
-        Integers,
-    floats and booleans keep their width; timestamps become `M8` of their unit, dates `M8[D]`.
+    Integers, floats and booleans keep their width; timestamps become `M8` of their unit, dates `M8[D]`.
 
     Args:
-        how: `format`, `compression`, `delimiter`, `quote` and `columns`, as `ingest` takes them.
+        sources: as `ingest` takes them.
+        format: as `ingest` takes it, and so are `compression`, `delimiter`, `quote` and `columns`.
 
     Raises:
         OptionError: a column (of text, say) that has no fixed width; or the source is a pipe.
         SourceError: the source cannot be read.
     """
-    names = how.pop("columns", None)
-    plan = Plan(columns=None if names is None else tuple(names), **how)
-    found = find_sources([sources] if isinstance(sources, (str, os.PathLike)) else list(sources), plan)
+    plan = Plan(
+        format=format,
+        compression=compression,
+        delimiter=delimiter,
+        quote=quote,
+        columns=None if columns is None else opt.parse_names("columns", columns),
+    )
+    found = find_sources(_paths(sources), plan)
     return dtype_from_schema(schema_of(found[0], plan), found[0].name)

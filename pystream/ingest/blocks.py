@@ -38,6 +38,7 @@ _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 UNKNOWN: Final = "unknown"
 """The cell of a CSV column in which nothing has stood yet."""
+_UNCLOSED: Final = "a quote is opened here and never closed"
 _NOTHING: Final = tuple(pcsv.ConvertOptions().null_values)
 _BOOLS: Final = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
 
@@ -106,6 +107,7 @@ class _Cut:
     at: int  # byte after them
     line: int  # number of the line at data[0]
     raw: int
+    unclosed: bool = False  # the last row opens a quote that the source never closes
 
     def numbers(self, rows_: Sequence[int]) -> list[int]:
         """The numbers of the lines on which some rows begin, given in order: one pass, however many."""
@@ -170,7 +172,10 @@ def _cuts(
                 continue
             at += consumed
             if len(starts):
-                yield _Cut(data, starts, ends, consumed, at, line, stream.raw_position)
+                # The end of a line ends a row, unless it stands in quotes.
+                tail = data[starts[-1] :] + b"\n" if last and quote >= 0 else b""
+                unclosed = bool(tail) and rows.split_rows(tail, 0, delimiter, quote, True, False)[2] == 0
+                yield _Cut(data, starts, ends, consumed, at, line, stream.raw_position, unclosed)
             line += data.count(b"\n", 0, consumed)
             buffer, want = buffer[consumed:], BLOCK_BYTES
     finally:
@@ -262,13 +267,14 @@ def _csv_blocks(source: Source, plan: Plan, position: Position, limit: int | Non
         head = 0
         if names is None:
             names, head = _header(source, plan, cut, parse)
-        if head == len(cut.starts):
-            yield _line_block(
-                cut, np.empty(0, np.intp), [], _after(cut, names=names, cells=cells), names=names
-            )
+        total = len(cut.starts) - head - cut.unclosed
+        broken = {len(cut.starts) - 1: _UNCLOSED} if cut.unclosed else {}
+        if total <= 0:
+            after = _after(cut, names=names, cells=cells)
+            bad = cut.bad_rows(source.name, broken)
+            yield _line_block(cut, np.empty(0, np.intp), bad, after, names=names)
             continue
         table, bad_rows = _parse(cut, head, names, parse, {name: pa.binary() for name in names})
-        total = len(cut.starts) - head
         if table.num_rows + len(bad_rows) != total:
             raise SourceError(
                 f"{source.name}:{cut.number(head)}: {total} rows end in this block, but the reader found "
@@ -281,10 +287,10 @@ def _csv_blocks(source: Source, plan: Plan, position: Position, limit: int | Non
         for name, cell in cells.items():
             if cell == UNKNOWN:
                 cells = {**cells, name: _cell_of(columns[name])}
-        kept = np.arange(head, len(cut.starts))
+        kept = np.arange(head, head + total)
         if bad_rows:
             kept = np.delete(kept, list(bad_rows))
-        bad = cut.bad_rows(source.name, {head + row: reason for row, reason in bad_rows.items()})
+        bad = cut.bad_rows(source.name, broken | {head + row: reason for row, reason in bad_rows.items()})
         after = _after(cut, names=names, cells=cells)
         yield _line_block(cut, kept, bad, after, names=names, columns=columns, cells=cells)
 
@@ -296,11 +302,14 @@ def _parse(
     bad: dict[int, str] = {}
 
     def refuse(row: Any) -> str:
-        bad[row.number - 1] = f"{row.actual_columns} fields, where {row.expected_columns} are due"
+        found = "1 field" if row.actual_columns == 1 else f"{row.actual_columns} fields"
+        due = "1 is" if row.expected_columns == 1 else f"{row.expected_columns} are"
+        bad[row.number - 1] = f"{found}, where {due} due"
         return "skip"
 
     start = int(cut.starts[head])
-    data = pa.py_buffer(cut.data)[start : cut.consumed]
+    end = int(cut.starts[-1]) if cut.unclosed else cut.consumed
+    data = pa.py_buffer(cut.data)[start:end]
     parse.invalid_row_handler = refuse
     table = pcsv.read_csv(
         pa.BufferReader(data),
@@ -315,6 +324,8 @@ def _header(source: Source, plan: Plan, cut: _Cut, parse: pcsv.ParseOptions) -> 
     """The names of the columns, and how many rows they take."""
     if plan.columns is not None:
         return list(plan.columns), 0
+    if cut.unclosed and len(cut.starts) == 1:
+        raise SourceError(f"{source.name}:{cut.number(0)}: the header: {_UNCLOSED}")
     data = pa.py_buffer(cut.text(0) + b"\n")
     read = pcsv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(data) + 1)
     strings = pcsv.ConvertOptions(strings_can_be_null=False)
@@ -469,6 +480,6 @@ def schema_of(source: Source, plan: Plan) -> pa.Schema:
         delimiter, quote, parse = _dialect(source, plan)
         for cut in _cuts(source, {}, None, quote, delimiter):
             names, head = _header(source, plan, cut, parse)
-            if head < len(cut.starts):
+            if head < len(cut.starts) - cut.unclosed:
                 return _parse(cut, head, names, parse, None)[0].schema
     raise SourceError(f"{source.name}: no rows, so no types to judge by; give the dtype", path=source.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from pystream.errors import OptionError, PystreamError
@@ -27,9 +28,16 @@ class BadRow(NamedTuple):
         where = f"{self.source}:{self.number}" if self.unit == "line" else f"{self.source}: row {self.number}"
         if not self.text:
             return f"{where}: {self.reason}"
-        shown = self.text[: 4 * TEXT_SHOWN_MAX].decode("utf-8", "backslashreplace")
-        shown = shown if len(shown) <= TEXT_SHOWN_MAX else shown[:TEXT_SHOWN_MAX] + "..."
-        return f"{where}: {self.reason}: {shown!r}"
+        start = self.text[: 4 * TEXT_SHOWN_MAX]
+        try:
+            shown = start.decode()
+        except UnicodeDecodeError as error:  # of a character that was cut in two, nothing need be said
+            is_cut = error.end == len(start) < len(self.text) and error.reason == "unexpected end of data"
+            shown = start[: error.start].decode() if is_cut else start.decode("utf-8", "surrogateescape")
+        rest = "..." if len(shown) > TEXT_SHOWN_MAX else ""
+        # Bytes that are no UTF-8 have one backslash, as in a bytes literal.
+        text = re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", repr(shown[:TEXT_SHOWN_MAX] + rest))
+        return f"{where}: {self.reason}: {text}"
 
 
 class IngestError(PystreamError, RuntimeError):

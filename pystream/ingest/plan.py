@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
 
+from pystream import options as opt
 from pystream.errors import OptionError
 from pystream.ingest.times import NO_RULES, TimeRules
 from pystream.metadata import TopicOptions
@@ -16,6 +17,7 @@ LINE_FORMATS: Final = ("csv", "jsonl")
 COMPRESSIONS: Final = ("none", "gzip", "zstd", "bz2", "lz4")
 CSV_TYPES: Final = {"string": "text", "number": "number", "bool": "bool"}
 """What a column of a CSV file can be said to hold, and the JSON cell it goes into."""
+_TEXTS: Final = ("format", "compression", "delimiter", "quote", "key", "timestamp", "value_column")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Plan:
     partition: int | None = None
 
     def __post_init__(self) -> None:
+        for name in _TEXTS:
+            opt.check_text(name, getattr(self, name))
         _check_choice("format", self.format, FORMATS)
         _check_choice("compression", self.compression, COMPRESSIONS)
         for name, text in (("delimiter", self.delimiter), ("quote", self.quote)):
@@ -44,6 +48,8 @@ class Plan:
         if self.quote is not None and (self.delimiter or ",") == self.quote:
             raise OptionError(f"delimiter={self.delimiter!r}: is the quote character too")
         for name, kind in self.types.items():
+            if not isinstance(name, str):
+                raise TypeError(f"types= must have names of columns, not {type(name).__name__}")
             if kind not in CSV_TYPES:
                 raise OptionError(f"types={name}={kind}: a column is 'string', 'number' or 'bool'")
         if self.columns is not None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pystream._native import rows
 from pystream._native.producer import append_batch
-from pystream.errors import BatchTooLargeError, OptionError
+from pystream.errors import BatchTooLargeError, OptionError, StorageError
 from pystream.ingest.blocks import Block, Position, read_blocks
 from pystream.ingest.errors import BadRow, BadRowError, SourceError
 from pystream.ingest.job import SEQUENCES, Job, State
@@ -25,6 +25,7 @@ from pystream.ingest.plan import Plan
 from pystream.ingest.shape import Records, Shaper
 from pystream.ingest.sources import Source
 from pystream.ingest.text import parts_of
+from pystream.metadata import storage_errors
 
 if TYPE_CHECKING:
     from pystream.topic import Topic
@@ -123,6 +124,7 @@ class Run:
         )
         self._bytes_total = total
         self._first_bytes: int | None = None
+        self._piped = 0
         self.result = Result(
             topic.name,
             [source.name for source in sources],
@@ -136,7 +138,13 @@ class Run:
             BadRowError: a bad row, and bad rows stop the job. What comes before its block is written.
             SourceError, StorageError, KeyboardInterrupt: the job can be resumed.
         """
-        self._open_bad_file()
+        try:
+            with storage_errors(""):
+                self._open_bad_file()
+        except StorageError:
+            if self._job is not None and not any(self._written):
+                self._job.discard()
+            raise
         try:
             position: Position | None = dict(self._state.position) if self._state.position else None
             for index in range(self._state.source, len(self._sources)):
@@ -169,20 +177,24 @@ class Run:
 
     def _read(self, index: int, position: Position | None) -> None:
         source = self._sources[index]
-        before = sum(other.size for other in self._sources[:index])
+        before = sum(other.size for other in self._sources[:index]) + self._piped
         if self._first_bytes is None:
             is_plain = source.compression == "none" and position is not None
             self._first_bytes = before + (position.get("at", 0) if is_plain and position else 0)
         limit = self._job.limit(index) if self._job else None
+        piped = 0
         with _ahead(read_blocks(source, self._plan, position, limit)) as blocks:
             for block in blocks:
+                piped = block.source_bytes
                 self._take(index, source, block)
                 self._report(source, before + block.source_bytes)
                 if time.monotonic_ns() - self._saved >= self._checkpoint_ns:
                     self._checkpoint()
         if index + 1 < len(self._sources):
             self._note(index + 1, None)
-        self._report(source, before + source.size)
+        if source.is_stream:  # its size is known now that it has ended
+            self._piped += piped
+        self._report(source, before + (piped if source.is_stream else source.size))
 
     def _take(self, index: int, source: Source, block: Block) -> None:
         records = self._shaper.shape(block, source.name)

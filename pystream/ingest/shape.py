@@ -230,13 +230,11 @@ def _sizes(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]
 
 
 def _cell_reason(cell: str, name: str, value: Any) -> str:
+    if cell not in ("number", "bool"):
+        return f"column {name!r}: {str(value)[:80]} is not UTF-8"
     shown = (
         dump_json(value.decode("utf-8", "backslashreplace")).decode()
         if isinstance(value, bytes)
         else repr(value)
     )
-    if cell in ("number", "bool"):
-        return (
-            f"column {name!r}: {shown[:80]} is no {cell}; if the column holds text, say types={name}=string"
-        )
-    return f"column {name!r}: {shown[:80]} is not UTF-8"
+    return f"column {name!r}: {shown[:80]} is no {cell}; if the column holds text, say types={name}=string"

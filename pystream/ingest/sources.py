@@ -111,10 +111,18 @@ def find_sources(given: Sequence[str | os.PathLike[str]], plan: Plan) -> list[So
     return sources
 
 
+def _lines_hint(head: bytes) -> str:
+    """Where a log belongs, whose lines have no columns."""
+    return (
+        "; or, if each line is to be a record as it stands, use `pystream produce`" if head.isascii() else ""
+    )
+
+
 def _peek() -> bytes:
     """The first bytes of standard input, which stay there."""
-    buffer: Any = sys.stdin.buffer
-    head: bytes = buffer.peek(16)[:16]
+    with reading("standard input"):
+        buffer: Any = sys.stdin.buffer
+        head: bytes = buffer.peek(16)[:16]
     return head
 
 
@@ -156,7 +164,7 @@ def _named(name: str, path: str, head: bytes, plan: Plan, *, is_stream: bool, si
             raise SourceError(f"{name}: empty, and its name does not say what it is; say format=", path=name)
         raise OptionError(
             f"{'standard input' if name == STDIN else name}: cannot tell its format; say which: "
-            "csv, jsonl, parquet, arrow or arrow-stream (format=)"
+            "csv, jsonl, parquet, arrow or arrow-stream (format=)" + _lines_hint(head)
         )
     if is_stream and form in ("parquet", "arrow"):
         raise OptionError(
@@ -267,10 +275,28 @@ class Bytes:
             self._file.close()
 
 
+class _Counted:
+    """An open file that knows how much of it was read, as a pipe does not."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self._at
+
+
 @contextmanager
 def open_arrow(source: Source) -> Iterator[Any]:
     """An Arrow stream's bytes, decompressed, as Arrow reads them itself."""
-    raw = pa.PythonFile(sys.stdin.buffer, "r") if source.path == STDIN else pa.OSFile(source.path)
+    raw = pa.PythonFile(_Counted(sys.stdin.buffer), "r") if source.path == STDIN else pa.OSFile(source.path)
     try:
         yield raw if source.compression == "none" else pa.CompressedInputStream(raw, source.compression)
     finally:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pystream import options as opt
 from pystream.errors import OptionError
 from pystream.ingest.text import Column, decoded
 from pystream.options import INT64_MAX, INT64_MIN
@@ -44,7 +45,11 @@ class TimeRules(NamedTuple):
     zone: str = "UTC"
 
     def check(self) -> None:
-        """Raise OptionError for rules that make no sense."""
+        """Raise OptionError for rules that make no sense, TypeError for what is no text."""
+        opt.check_text("timestamp_format", self.format)
+        opt.check_text("timestamp_unit", self.unit)
+        if not isinstance(self.zone, str):
+            raise TypeError(f"timezone= must be a str, not {type(self.zone).__name__}")
         if self.format is not None and self.unit is not None:
             raise OptionError(
                 "timestamp_format= is for text and timestamp_unit= for numbers: give one of them"
