@@ -55,7 +55,8 @@ static int lock_range_until(ps_log *log, int64_t deadline) {
 /* Who has the range lock: the last one to write, and whether he said that he would keep it. Advisory: a
  * process that died is named until the next one writes. */
 static uint64_t holder_pid(const ps_log *log, bool *keeps) {
-  uint64_t holder = ps_acquire_u64(log->head + PS_HEAD_HOLDER_OFF);
+  /* A log that is being opened may have no head yet. */
+  uint64_t holder = log->head ? ps_acquire_u64(log->head + PS_HEAD_HOLDER_OFF) : 0;
   *keeps = (holder & PS_HEAD_HELD_FLAG) != 0;
   return holder & ~PS_HEAD_HELD_FLAG;
 }

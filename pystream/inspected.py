@@ -228,7 +228,8 @@ class Index:
 
     path: str
     state: str
-    """Of its header: "sound", "damaged", "newer", or "stale": another segment's."""
+    """Of its header: "sound", "damaged", "newer", "blank" (made, and nothing written yet), or "stale": another
+    segment's."""
     salt: int | None
     base_offset: int | None
     interval_bytes: int | None
@@ -237,7 +238,7 @@ class Index:
 
     @property
     def sound(self) -> bool:
-        return self.state == "sound" and all(entry.sound for entry in self.entries)
+        return self.state in ("sound", "blank") and all(entry.sound for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)

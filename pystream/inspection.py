@@ -176,6 +176,8 @@ def read_index(path: str | os.PathLike[str], *, end_offset: int | None = None) -
         if entries and entries[-1].state != "sound":
             del entries[-1]
         entries = [entry for entry in entries if entry.state != "sound" or entry.offset < end_offset]
+    if not data.strip(b"\0"):
+        state = "blank"
     if state == "sound" and os.path.exists(segment):
         header = _header(segment)
         if header.sound and header.salt != salt:

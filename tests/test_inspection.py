@@ -297,6 +297,10 @@ def test_indexes(path: Path) -> None:
         for entry in found.entries:
             assert entry.agrees
             assert places[entry.position] == entry.offset
+        for size in (0, 64, len(snapshot.files[name])):  # as it is while it is being made
+            snapshot.write(name, bytes(size))
+            blank = inspection.read_index(index)
+            assert (blank.state, blank.entries, blank.sound) == ("blank", (), True)
         for at in range(64 + 32 * len(found.entries)):
             snapshot.flip(name, at)
             damaged = inspection.read_index(index)

@@ -136,6 +136,31 @@ static void test_passing_writers(void) {
   close_handle(h);
 }
 
+/* The partition is made while another process has its lock: there is no head yet to say who that is. */
+static void test_opened_while_it_is_being_made(void) {
+  fresh_directory();
+  char path[300];
+  snprintf(path, sizeof path, "%s/locks", directory);
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  CHECK(fd >= 0);
+  CHECK_EQ(ps_os_lock_try(&plain, fd, 3 * PS_LOCK_STRIDE + PS_LOCK_APPEND, false), 0);
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    close(fd);
+    handle h = open_with(&plain);
+    must_append(h.log, 1, 64);
+    _exit(0);
+  }
+  usleep(50000);
+  close(fd);
+  int status;
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  handle h = open_with(&plain);
+  check_all(h.log, 1);
+  close_handle(h);
+}
+
 static void test_death_while_holding(void) {
   static const char *const points[] = {"hold.held:1",       "append.begun:2",   "append.body:2",
                                        "append.header:2",   "append.log_end:2", "append.even:2",
@@ -315,6 +340,7 @@ static void everything(void) {
   RUN(test_held_by_another);
   RUN(test_held_here);
   RUN(test_passing_writers);
+  RUN(test_opened_while_it_is_being_made);
   RUN(test_death_while_holding);
   RUN(test_fork_of_a_holder);
   RUN(test_beside_a_thread_that_waits);
