@@ -228,7 +228,7 @@ class Index:
 
     path: str
     state: str
-    """Of its header: "sound", "damaged", "newer", "blank" (made, and nothing written yet), or "stale": another
+    """Of its header: "sound", "damaged", "newer", "blank" (nothing was written yet), or "stale": another
     segment's."""
     salt: int | None
     base_offset: int | None
