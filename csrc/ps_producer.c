@@ -179,6 +179,7 @@ static uint64_t fail_lane(ps_producer *p, ps_lane *l, const ps_error *err) {
 
 static void announce(ps_producer *p) {
   __atomic_add_fetch(&p->deliveries, 1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&p->listeners, __ATOMIC_SEQ_CST)) ps_os_futex_wake_all(PS_DELIVERIES_WORD(p));
   if (!__atomic_load_n(&p->waiters, __ATOMIC_SEQ_CST)) return;
   pthread_mutex_lock(&p->wait_mutex);
   pthread_cond_broadcast(&p->progress);
@@ -403,12 +404,19 @@ int64_t ps_lane_backoff_ns(ps_lane *l, ps_outcome outcome) {
 
 /* ---- waiting ------------------------------------------------------------------------------------ */
 
-/* Have the first `target` builders of a lane left its queue? */
-static bool is_settled(ps_producer *p, const ps_lane *l, uint64_t target) {
+bool ps_producer_is_settled(ps_producer *p, uint32_t lane, uint64_t target) {
   ps_spin_lock(&p->lock);
-  bool settled = l->settled >= target;
+  bool settled = p->lanes[lane].settled >= target;
   ps_spin_unlock(&p->lock);
   return settled;
+}
+
+uint64_t ps_producer_send_off(ps_producer *p, uint32_t lane) {
+  ps_producer_seal(p, lane);
+  ps_spin_lock(&p->lock);
+  uint64_t target = p->lanes[lane].sealed;
+  ps_spin_unlock(&p->lock);
+  return target;
 }
 
 /* Wait until something was delivered or failed since `seen`. False: the deadline has passed. */
@@ -440,7 +448,7 @@ ps_status ps_producer_drain(ps_producer *p, uint32_t lane, ps_scratch *scratch, 
   ps_spin_unlock(&p->lock);
   for (;;) {
     uint64_t seen = __atomic_load_n(&p->deliveries, __ATOMIC_SEQ_CST);
-    if (is_settled(p, l, target)) break;
+    if (ps_producer_is_settled(p, lane, target)) break;
     ps_outcome outcome = ps_lane_deliver(l, scratch, 0);
     if (outcome == PS_DELIVERED) continue;
     if (outcome == PS_LANE_DEAD) return PS_OS_ERROR;
@@ -455,7 +463,7 @@ ps_status ps_producer_drain(ps_producer *p, uint32_t lane, ps_scratch *scratch, 
     wait_progress(p, seen + (outcome == PS_LATER), until);
     if (ps_os_monotonic_ns() >= deadline) {
       hand_over(l);
-      return is_settled(p, l, target) ? PS_OK : PS_TIMEOUT;
+      return ps_producer_is_settled(p, lane, target) ? PS_OK : PS_TIMEOUT;
     }
   }
   hand_over(l); /* what others have added meanwhile */
@@ -574,6 +582,7 @@ uint64_t ps_producer_abandon(ps_producer *p, const ps_error *fallback, ps_error 
   p->lost_records = 0;
   settle_attention(p);
   ps_spin_unlock(&p->lock);
+  announce(p);
   return records;
 }
 

@@ -89,8 +89,15 @@ typedef struct ps_producer {
   pthread_cond_t progress;
   uint32_t waiters;                /* atomic */
   uint64_t deliveries;             /* atomic; counts every attempt that changed something */
+  uint32_t listeners;              /* atomic: who sleeps on `deliveries` as on a futex (ps_watch.h) */
   struct ps_producer *prev, *next; /* under the worker's mutex */
 } ps_producer;
+
+static inline uint64_t ps_producer_deliveries(const ps_producer *p) {
+  return __atomic_load_n(&p->deliveries, __ATOMIC_SEQ_CST);
+}
+/* The low half of that: it changes with each. */
+#define PS_DELIVERIES_WORD(p) ((const uint32_t *)&(p)->deliveries + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__))
 
 /* Memory that compression needs; one a thread. */
 typedef struct ps_scratch {
@@ -139,6 +146,11 @@ int64_t ps_lane_backoff_ns(ps_lane *lane, ps_outcome outcome);
 /* Seal a lane and deliver all it holds now, in this thread as far as possible. PS_OK: it is out. PS_TIMEOUT.
  * PS_OS_ERROR: a try failed meanwhile; ps_producer_take_error says how. */
 ps_status ps_producer_drain(ps_producer *producer, uint32_t lane, ps_scratch *scratch, int64_t timeout_ns);
+/* The same, begun and not waited for: seal a lane and see to its delivery. Returns how many of its builders
+ * are to be settled. */
+uint64_t ps_producer_send_off(ps_producer *producer, uint32_t lane);
+/* Have the first `target` builders of a lane left its queue, delivered or failed for good? */
+bool ps_producer_is_settled(ps_producer *producer, uint32_t lane, uint64_t target);
 /* The lane that records without a key go to; the next one becomes it. */
 uint32_t ps_producer_next_sticky(ps_producer *producer);
 /* Was anything delivered to the lane since the last call? */

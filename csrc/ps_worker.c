@@ -224,7 +224,7 @@ static void *keeper_main(void *argument) {
   return NULL;
 }
 
-static int spawn(pthread_t *thread, void *(*body)(void *), void *argument, const char *name) {
+int ps_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name) {
   pthread_attr_t attributes;
   PS_ASSERT(pthread_attr_init(&attributes) == 0);
   pthread_attr_setstacksize(&attributes, STACK_BYTES);
@@ -243,10 +243,10 @@ ps_status ps_worker_start(ps_worker *w, ps_error *err) {
   int failed = 0;
   if (!w->started) {
     w->stop = w->keeper.stop = false;
-    failed = spawn(&w->keeper_thread, keeper_main, w, "pystream-keep");
+    failed = ps_thread_start(&w->keeper_thread, keeper_main, w, "pystream-keep");
     if (!failed) {
       __atomic_store_n(&w->keeper.running, true, __ATOMIC_RELAXED);
-      failed = spawn(&w->appender_thread, appender_main, w, "pystream-append");
+      failed = ps_thread_start(&w->appender_thread, appender_main, w, "pystream-append");
       if (failed) {
         ps_keeper_stop(&w->keeper);
         pthread_join(w->keeper_thread, NULL);

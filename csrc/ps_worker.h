@@ -26,6 +26,9 @@ typedef struct ps_worker {
   ps_keeper keeper;
 } ps_worker;
 
+/* A thread that blocks every signal and needs little stack; name: 15 bytes at most. 0, or an errno. */
+int ps_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name);
+
 ps_worker *ps_worker_new(void); /* NULL: no memory */
 /* Threads must be stopped. */
 void ps_worker_free(ps_worker *worker);

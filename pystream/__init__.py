@@ -50,9 +50,13 @@ from pystream.topic import Topic
 from pystream.versions import show_versions
 
 if TYPE_CHECKING:
+    from pystream.aio import AsyncConsumer, AsyncProducer
+
     __version__: str
 
 __all__ = [
+    "AsyncConsumer",
+    "AsyncProducer",
     "Batch",
     "BatchTooLargeError",
     "ClosedError",
@@ -96,8 +100,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
-    # importlib.metadata takes longer to import than all of pystream; few ask.
+def __getattr__(name: str) -> object:
+    # importlib.metadata and asyncio take longer to import than all of pystream; few ask.
+    if name in ("AsyncConsumer", "AsyncProducer"):
+        from pystream import aio
+
+        return getattr(aio, name)
     if name == "__version__":
         from importlib.metadata import version
 

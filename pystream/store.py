@@ -34,6 +34,7 @@ from pystream.topic import Topic
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from pystream.aio import AsyncConsumer
     from pystream.producer import Producer
 
 DURABILITY_DEFAULT: Final = "interval"
@@ -476,6 +477,26 @@ class Store:
         opt.refuse_unknown("consumer", later)
         self._check()
         return Consumer(self, topics, start=start, timeout=timeout, spin=spin, value=value, key=key)
+
+    def async_consumer(
+        self,
+        *topics: str,
+        start: Start = "earliest",
+        timeout: opt.Duration | None = None,
+        value: SerializerLike | Mapping[str, SerializerLike] | None = None,
+        key: SerializerLike | Mapping[str, SerializerLike] | None = None,
+        **later: Never,
+    ) -> AsyncConsumer:
+        """A consumer for asyncio: `async for`, `await poll()`. Arguments and errors are those of `consumer`.
+
+        An event loop does not spin, so there is no `spin`.
+        """
+        opt.refuse_unknown("async_consumer", later)
+        self._check()
+        consumer = Consumer(self, topics, start=start, timeout=timeout, spin=0, value=value, key=key)
+        from pystream.aio import AsyncConsumer  # asyncio takes longer to import than all of pystream
+
+        return AsyncConsumer(consumer)
 
     def close(self) -> None:
         """Close consumers, flush and close producers, and give up the store. Twice is once.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pystream._native.batch import Batch, Record
     from pystream._native.log import LogHandle
     from pystream._native.reader import PartitionReader
+    from pystream.aio import AsyncProducer
     from pystream.store import Store
 
 Positions: TypeAlias = Position | Mapping[int, Position]
@@ -182,6 +183,39 @@ class Topic:
             value=value,
             key=key,
         )
+
+    def async_producer(
+        self,
+        *,
+        batch_bytes: opt.Size = "256KiB",
+        batch_records: int | None = None,
+        linger: opt.Duration = 0.005,
+        buffer_bytes: opt.Size | None = None,
+        partitioner: str | Callable[[bytes | None, int], int] | None = None,
+        on_delivery: Callable[..., object] | None = None,
+        compression: str | None = None,
+        exclusive: bool = False,
+        value: SerializerLike | None = None,
+        key: SerializerLike | None = None,
+        **later: Never,
+    ) -> AsyncProducer:
+        """A producer for asyncio: `await send()`, `await flush()`. Options are those of `producer`."""
+        opt.refuse_unknown("async_producer", later)
+        producer = self.producer(
+            batch_bytes=batch_bytes,
+            batch_records=batch_records,
+            linger=linger,
+            buffer_bytes=buffer_bytes,
+            partitioner=partitioner,
+            on_delivery=on_delivery,
+            compression=compression,
+            exclusive=exclusive,
+            value=value,
+            key=key,
+        )
+        from pystream.aio import AsyncProducer  # asyncio takes longer to import than all of pystream
+
+        return AsyncProducer(producer)
 
     def records(self, start: Positions = "earliest", stop: Positions | None = None) -> Iterator[Record]:
         """The records from `start` up to the end as it is now, partition by partition.

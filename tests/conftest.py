@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import loops
 import pystream
 
 
@@ -36,3 +37,9 @@ def events(tmp_path: Path) -> Path:
         clicks.append([b"/home"] * 30, partition=1, timestamps=1_700_000_000_000_000_000)
         store.topic("ticks", create=True, dtype=[("ts", "i8"), ("px", "f8")])
     return path
+
+
+@pytest.fixture(params=loops.LOOPS)
+def run(request: pytest.FixtureRequest) -> loops.Run:
+    """Runs a coroutine in an event loop, of each kind there is."""
+    return loops.runner(request.param)

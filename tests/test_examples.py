@@ -72,6 +72,14 @@ def test_pipe_tail_sees_lines_while_they_are_written(tmp_path):
     assert wrong == list(range(wrong[0], 1000, 100)) if wrong else len(errors) == 0
 
 
+def test_fan_out_reaches_everyone(tmp_path):
+    out = run("fan_out.py", "--subscribers", 30, "--messages", 400, cwd=tmp_path)
+    assert out.startswith("12,000 messages to 30 subscribers, 45 connections\nfast subscribers: ")
+    process = start("fan_out.py", "--subscribers", 0, cwd=tmp_path)
+    assert "at least 1 subscriber" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+
+
 def test_ticks_numpy_gives_the_figures_of_the_whole_log(tmp_path):
     out = run("ticks_numpy.py", "--ticks", 60_001, "--seed", 3, cwd=tmp_path)
     assert "all 60,001 ticks" in out and out.endswith("the whole log gives the same figures\n")

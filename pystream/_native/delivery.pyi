@@ -1,5 +1,8 @@
 from typing import final
 
+class BufferFull(Exception):
+    """There is no room for a record now, and the caller does not want to wait."""
+
 @final
 class RecordMetadata:
     """Where a record went. offset is None when it was not delivered; timestamp is in ns, or None."""

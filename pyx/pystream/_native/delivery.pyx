@@ -13,6 +13,10 @@ from pystream._native.errors import DeliveryError
 cdef int64_t SLICE_NS = 100_000_000
 
 
+class BufferFull(Exception):
+    """There is no room for a record now, and the caller does not want to wait."""
+
+
 cdef class RecordMetadata:
     """Where a record went: topic, partition, offset (None when it was not delivered), timestamp (ns or None)."""
 

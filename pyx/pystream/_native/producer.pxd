@@ -12,6 +12,7 @@ cdef class ProducerCore:
     cdef bint hashes           # keys choose lanes by murmur2
     cdef bint is_closed
     cdef bint is_closing
+    cdef bint never_waits      # for room: BufferFull instead
     cdef bint is_coded         # values or keys are serialized
     cdef list logs
     cdef Schema schema         # with the producer's serializers
@@ -44,3 +45,4 @@ cdef class ProducerCore:
     cdef int add(self, int64_t lane, const ps_record *record, object on_delivery) except -1
     cdef int64_t drain(self, uint32_t lane, int64_t deadline_ns, bint patient) except -1
     cdef int finish(self, int64_t deadline_ns) except -1
+    cdef int sync_lanes(self) except -1

@@ -29,10 +29,8 @@ from pystream._native.write_api cimport (
 )
 from pystream._native.writer cimport Appended, append_columns, get_worker, keep, the_worker, writers_of
 
-from pystream._native.errors import (
-    ClosedError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError,
-)
-from pystream._native.delivery import RecordMetadata
+from pystream._native.errors import ClosedError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError
+from pystream._native.delivery import BufferFull, RecordMetadata
 from pystream._native.writer import append_batch
 
 cdef extern from "<unistd.h>" nogil:
@@ -340,6 +338,8 @@ cdef class ProducerCore:
             status = ps_producer_add(self.p, <uint32_t>lane, r, is_tracked, &added, &err)
             if status != PS_TIMEOUT:
                 break
+            if self.never_waits:
+                raise BufferFull()
             with nogil:
                 ps_producer_wait_room(self.p, SLICE_NS)
             PyErr_CheckSignals()
@@ -404,14 +404,17 @@ cdef class ProducerCore:
 
     def flush(self, int64_t timeout_ns=-1, bint durable=False):
         """Deliver everything sent so far; durable: put it on the disk too."""
+        self.check_open()
+        self.finish(deadline_of(timeout_ns))
+        if durable:
+            self.sync_lanes()
+
+    cdef int sync_lanes(self) except -1:
+        """Put on the disk what was delivered."""
         cdef uint32_t i
         cdef ps_status status
         cdef ps_error err
         cdef LogHandle log
-        self.check_open()
-        self.finish(deadline_of(timeout_ns))
-        if not durable:
-            return
         for i in range(self.lane_count):
             if not ps_lane_take_unsynced(&self.p.lanes[i]):
                 continue
@@ -421,6 +424,7 @@ cdef class ProducerCore:
             if status != PS_OK:
                 ps_lane_set_unsynced(&self.p.lanes[i])
                 log.raise_error(&err)
+        return 0
 
     def close(self, int64_t timeout_ns=-1):
         """Flush and close. What cannot be delivered is given up, counted in the DeliveryError, and reported to

@@ -47,6 +47,7 @@ cdef class Fetcher:
     cdef bint closing
     cdef bint busy
     cdef bint no_wait_many        # the kernel has no futex_waitv
+    cdef object watch             # the wait of an event loop (aio.Watch), or None
 
     cdef int enter(self) except -1
     cdef void leave(self) noexcept

@@ -400,6 +400,11 @@ cdef class Fetcher:
         """Whether close() was called."""
         return self.closing
 
+    @property
+    def is_watched(self):
+        """Whether an event loop waits for it."""
+        return self.watch is not None
+
     # ---- one thread at a time
 
     cdef int enter(self) except -1:
@@ -423,6 +428,13 @@ cdef class Fetcher:
         for reader in list(self.members):
             if reader.handle.log != NULL and not reader.paused and not reader.done:
                 ps_log_wake(reader.handle.log)
+        self.nudge()
+
+    def nudge(self):
+        """Have an event loop that waits look again: what is read has changed."""
+        watch = self.watch
+        if watch is not None:
+            watch.ring()
 
     def close(self):
         """Let go of the partitions; a wait under way ends. From any thread; again is fine."""
@@ -433,6 +445,7 @@ cdef class Fetcher:
             self.wake()
         else:
             self.leave()
+            self.nudge()
 
     # ---- reading
 

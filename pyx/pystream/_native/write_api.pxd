@@ -69,6 +69,7 @@ cdef extern from "ps_producer.h" nogil:
         uint64_t pending_bytes
     ctypedef struct ps_producer:
         uint32_t attention
+        bint has_error
         bint forked
         ps_lane *lanes
         uint32_t sticky
@@ -88,6 +89,9 @@ cdef extern from "ps_producer.h" nogil:
     ps_status ps_producer_drain(ps_producer *producer, uint32_t lane, ps_scratch *scratch, int64_t timeout_ns)
     bint ps_lane_take_unsynced(ps_lane *lane)
     void ps_lane_set_unsynced(ps_lane *lane)
+    uint64_t ps_producer_send_off(ps_producer *producer, uint32_t lane)
+    bint ps_producer_is_settled(ps_producer *producer, uint32_t lane, uint64_t target)
+    uint64_t ps_producer_deliveries(const ps_producer *producer)
     ps_status ps_producer_wait_room(ps_producer *producer, int64_t timeout_ns)
     bint ps_producer_take_error(ps_producer *producer, ps_error *err, uint64_t *records, uint32_t *lane)
     ps_builder *ps_producer_fetch(ps_producer *producer)
