@@ -6,6 +6,7 @@
 # make bench-micro NAME=mine   figures beside their floors, into bench/results/mine.md
 # make bench-pipes             lines through produce and consume beside cat, into bench/results/pipes.md
 # make bench-transfer          ingest and export beside pyarrow, into bench/results/transfer.md
+# make bench-groups            hand-over between members of a group, into bench/results/groups.md
 # make clean     removes all that these made
 PYTHON ?= python3
 export PYTHON
@@ -63,7 +64,7 @@ bench-micro:
 		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
 	@$(BIN)/python bench/table.py bench/results/$(NAME).json
 
-bench-pipes bench-transfer: bench-%:
+bench-pipes bench-transfer bench-groups: bench-%:
 	@tools/setup.sh test
 	@mkdir -p bench/results
 	$(BIN)/python bench/$*.py $(BENCH)

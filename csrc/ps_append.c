@@ -40,16 +40,17 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
     /* Reserve at every open: blocks may have been given back by a copy or a restore. */
     char name[32];
     int rc = 0;
-    if (log->options.io != PS_IO_MAP || ps_os_choose_io(segment->fd, name) == PS_IO_PWRITE)
-      segment->pwrite_only = log->options.io != PS_IO_MAP || strcmp(name, "xfs") == 0;
-    if (!segment->pwrite_only) {
+    bool by_call = log->options.io != PS_IO_MAP ||
+                   (ps_os_choose_io(segment->fd, name) == PS_IO_PWRITE && strcmp(name, "xfs") == 0);
+    if (!by_call) {
       uint64_t bytes = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
       rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
-      segment->pwrite_only = rc == -EOPNOTSUPP;
+      by_call = rc == -EOPNOTSUPP;
       if (rc == 0) segment->reserved = bytes;
       if (rc == 0) rc = ps_os_map(log->env, segment->fd, segment->capacity, true, &segment->write_map);
-      if (segment->pwrite_only) rc = 0;
+      if (by_call) rc = 0;
     }
+    __atomic_store_n(&segment->pwrite_only, by_call, __ATOMIC_RELAXED);
     if (rc < 0) status = ps_fail_errno(err, -rc, segment->path, "reserving space for a segment");
   }
   if (status == PS_OK) {
@@ -251,7 +252,7 @@ void ps_log_publish(ps_log *log, ps_slot *slot) {
   if (log->options.durability == PS_DURABILITY_SYNC) return; /* the sync that covers it moves the watermark */
   ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, slot->log_end);
   PS_POINT(log->env, "append.published");
-  if (PS_UNLIKELY(ps_head_has_waiters(log->head))) ps_head_signal(log->head);
+  ps_log_signal(log);
 }
 
 /* Advance the slot over a frame that stands at its position. */

@@ -53,6 +53,21 @@ static inline uint64_t ps_acquire_u64(const void *p) {
 static inline void ps_release_u64(void *p, uint64_t v) {
   __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE);
 }
+/* Bytes that another thread may be storing to, or reading, right now; aligned, a multiple of 8. Each word is
+ * whole, all of them together are not: a checksum says whether they are. */
+static inline void ps_relaxed_copy_out(void *to, const void *shared, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 8) {
+    uint64_t word = __atomic_load_n((const uint64_t *)((const uint8_t *)shared + i), __ATOMIC_RELAXED);
+    memcpy((uint8_t *)to + i, &word, 8);
+  }
+}
+static inline void ps_relaxed_copy_in(void *shared, const void *from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 8) {
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)from + i, 8);
+    __atomic_store_n((uint64_t *)((uint8_t *)shared + i), word, __ATOMIC_RELAXED);
+  }
+}
 /* Between two looks at a word that another thread is about to change. */
 static inline void ps_pause(void) {
 #if defined(__x86_64__)

@@ -12,39 +12,64 @@ static bool entry_ok(const uint8_t *p) {
          ps_load_u64(p + PS_EPOCH_CHECKSUM_OFF) == ps_hash(p, PS_EPOCH_CHECKSUM_OFF);
 }
 
-/* Calls for each whole entry; a damaged one is passed over: segment headers carry the epochs too. */
-static int scan(ps_log *log, int fd, int32_t *last, int64_t *entries) {
+typedef struct found {
+  int32_t last;  /* the highest epoch, -1: none */
+  int32_t after; /* asked for: epochs above this one */
+  int64_t end;   /* where the lowest of them begins */
+  int64_t entries;
+} found;
+
+/* A damaged entry is passed over: segment headers carry the epochs too. */
+static int scan(ps_log *log, int fd, found *out) {
   struct stat st;
-  *last = -1;
+  out->last = -1;
+  out->end = INT64_MAX;
   int rc = ps_os_stat_fd(log->env, fd, &st);
-  *entries = rc == 0 ? st.st_size / PS_EPOCH_ENTRY_BYTES : 0;
-  for (int64_t i = 0; rc == 0 && i < *entries; i++) {
+  out->entries = rc == 0 ? st.st_size / PS_EPOCH_ENTRY_BYTES : 0;
+  for (int64_t i = 0; rc == 0 && i < out->entries; i++) {
     uint8_t p[PS_EPOCH_ENTRY_BYTES];
     rc = ps_os_pread_all(log->env, fd, p, sizeof p, i * PS_EPOCH_ENTRY_BYTES);
-    if (rc == 0 && entry_ok(p) && ps_load_i32(p + PS_EPOCH_EPOCH_OFF) > *last)
-      *last = ps_load_i32(p + PS_EPOCH_EPOCH_OFF);
+    if (rc < 0 || !entry_ok(p)) continue;
+    int32_t epoch = ps_load_i32(p + PS_EPOCH_EPOCH_OFF);
+    int64_t first = ps_load_i64(p + PS_EPOCH_FIRST_OFFSET_OFF);
+    if (epoch > out->last) out->last = epoch;
+    if (epoch > out->after && first < out->end) out->end = first;
   }
   return rc;
 }
 
-ps_status ps_epochs_last(ps_log *log, int32_t *epoch, ps_error *err) {
+/* Nothing is found where there is no such file. */
+static ps_status scan_file(ps_log *log, found *out, ps_error *err) {
   char path[512];
-  int64_t entries;
-  *epoch = -1;
+  out->last = -1;
+  out->end = INT64_MAX;
   ps_log_path(log, "epochs", path);
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDONLY, 0);
   if (fd == -ENOENT) return PS_OK;
   if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the epochs file");
-  int rc = scan(log, fd, epoch, &entries);
+  int rc = scan(log, fd, out);
   ps_os_close(fd);
   return rc < 0 ? ps_fail_errno(err, -rc, path, "reading the epochs file") : PS_OK;
+}
+
+ps_status ps_epochs_last(ps_log *log, int32_t *epoch, ps_error *err) {
+  found all = {.after = INT32_MAX};
+  ps_status status = scan_file(log, &all, err);
+  *epoch = all.last;
+  return status;
+}
+
+ps_status ps_log_epoch_end(ps_log *log, int32_t epoch, int64_t *end, ps_error *err) {
+  found later = {.after = epoch};
+  ps_status status = scan_file(log, &later, err);
+  *end = later.end;
+  return status;
 }
 
 ps_status ps_epochs_append(ps_log *log, int32_t epoch, int64_t first_offset, ps_error *err) {
   char path[512];
   uint8_t p[PS_EPOCH_ENTRY_BYTES];
-  int64_t entries;
-  int32_t last;
+  found all = {.after = INT32_MAX};
   ps_log_path(log, "epochs", path);
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR | O_CREAT, 0666);
   if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the epochs file");
@@ -53,9 +78,9 @@ ps_status ps_epochs_append(ps_log *log, int32_t epoch, int64_t first_offset, ps_
   ps_store_i64(p + PS_EPOCH_FIRST_OFFSET_OFF, first_offset);
   ps_store_i64(p + PS_EPOCH_CREATED_OFF, ps_os_now_ns());
   ps_store_u64(p + PS_EPOCH_CHECKSUM_OFF, ps_hash(p, PS_EPOCH_CHECKSUM_OFF));
-  int rc = scan(log, fd, &last, &entries);
+  int rc = scan(log, fd, &all);
   /* After a torn last entry the place is a whole multiple again: it is overwritten. */
-  if (rc == 0) rc = ps_os_pwrite_all(log->env, fd, p, sizeof p, entries * PS_EPOCH_ENTRY_BYTES);
+  if (rc == 0) rc = ps_os_pwrite_all(log->env, fd, p, sizeof p, all.entries * PS_EPOCH_ENTRY_BYTES);
   if (rc == 0) rc = ps_os_sync_data(log->env, fd);
   ps_os_close(fd);
   return rc < 0 ? ps_fail_errno(err, -rc, path, "writing the epochs file") : PS_OK;

@@ -178,8 +178,9 @@
 #define PS_HEAD_LOG_END_OFF (PS_HEAD_WATERMARK_OFF + 8u) /* i64, copy of the good slot's offset */
 #define PS_HEAD_DURABLE_OFF (6u * PS_HEAD_LINE)          /* i64 */
 #define PS_HEAD_STABLE_OFF (7u * PS_HEAD_LINE)           /* i64 last stable offset, reserved */
-#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE)           /* u32 futex word, changed by every wake-up */
-#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE)          /* u32 */
+#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE)           /* u32 futex word, moved by every wake-up */
+#define PS_HEAD_SIGNAL_WAITED 1u                         /* of `signal`: somebody waits for the next one */
+#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE)          /* u32 reserved, 0 */
 #define PS_HEAD_BYTES 4096u
 
 #define PS_HEAD_POISON_TAG 0x4e53494f50000000ull /* low 28 bits carry the errno */
@@ -208,6 +209,39 @@
  * gate (held while presence is being tested). */
 #define PS_LIVE_LOCK_PRESENCE 4096
 #define PS_LIVE_LOCK_GATE 4097
+
+/* ---- groups/GROUP/control: what the members of a consumer group share --------------------------- */
+#define PS_CONTROL_MAGIC 0x3150554f52475350ull                   /* "PSGROUP1" */
+#define PS_CONTROL_MAGIC_OFF 0u                                  /* u64 */
+#define PS_CONTROL_VERSION_OFF (PS_CONTROL_MAGIC_OFF + 8u)       /* u32 */
+#define PS_CONTROL_RESERVED_OFF (PS_CONTROL_VERSION_OFF + 4u)    /* u32 zero */
+#define PS_CONTROL_DEVICE_OFF (PS_CONTROL_RESERVED_OFF + 4u)     /* u64 st_dev of this file */
+#define PS_CONTROL_INODE_OFF (PS_CONTROL_DEVICE_OFF + 8u)        /* u64 st_ino of this file */
+#define PS_CONTROL_INCARNATION_OFF (PS_CONTROL_INODE_OFF + 8u)   /* u64, of the store */
+#define PS_CONTROL_BOOT_ID_OFF (PS_CONTROL_INCARNATION_OFF + 8u) /* 16 bytes */
+#define PS_CONTROL_CHECKSUM_OFF (PS_CONTROL_BOOT_ID_OFF + 16u)   /* u64 xxh3 of all bytes before it */
+#define PS_CONTROL_STATE_OFF (PS_HEAD_LINE)                      /* u64 id of the state document, 0 = none */
+#define PS_CONTROL_SIGNAL_OFF (2u * PS_HEAD_LINE)                /* u32 futex word, changed by every change */
+#define PS_CONTROL_BYTES 4096u
+/* Byte ranges of the control file that are locked: while it is made anew, and while offsets are saved. */
+#define PS_CONTROL_LOCK_GATE 4096
+#define PS_CONTROL_LOCK_SAVE 4097
+
+/* ---- groups/GROUP/member+ID: a member's own page, then its marks ------------------------------- */
+#define PS_MEMBER_MAGIC 0x3152424d454d5350ull               /* "PSMEMBR1" */
+#define PS_MEMBER_MAGIC_OFF 0u                              /* u64 */
+#define PS_MEMBER_VERSION_OFF (PS_MEMBER_MAGIC_OFF + 8u)    /* u32 */
+#define PS_MEMBER_RESERVED_OFF (PS_MEMBER_VERSION_OFF + 4u) /* u32 zero */
+#define PS_MEMBER_ID_OFF (PS_MEMBER_RESERVED_OFF + 4u)      /* u64, as in the file's name */
+#define PS_MEMBER_CHECKSUM_OFF (PS_MEMBER_ID_OFF + 8u)      /* u64 xxh3 of all bytes before it */
+#define PS_MEMBER_FENCED_OFF (PS_HEAD_LINE)     /* u64, PS_MEMBER_FENCED = removed from the group */
+#define PS_MEMBER_BEATS_OFF (2u * PS_HEAD_LINE) /* u64, changes while the member does anything */
+#define PS_MEMBER_MARKS_OFF 4096u               /* i64 each: consumed up to here; -1 = nothing said */
+#define PS_MEMBER_FENCED 0x4445434e45465350ull
+#define PS_MEMBER_PAGE_MARKS (4096u / 8u)
+#define PS_MEMBER_MARKS_MAX (1u << 20)
+/* Locked by its member for as long as it lives. */
+#define PS_MEMBER_LOCK 0
 
 /* Byte ranges of a topic's `locks` file, PS_LOCK_STRIDE bytes a partition. */
 #define PS_LOCK_APPEND 0
@@ -245,5 +279,9 @@ _Static_assert(PS_HEAD_IDENTITY_CHECKSUM_OFF + 8u <= PS_HEAD_STATE_OFF, "identit
 _Static_assert(PS_HEAD_LOG_START_CHECK_OFF + 8u <= PS_HEAD_SLOT0_OFF, "cold line");
 _Static_assert(PS_HEAD_WAITERS_OFF + PS_HEAD_LINE <= PS_HEAD_BYTES, "head page");
 _Static_assert(PS_LIVE_CHECKSUM_OFF + 8u == PS_LIVE_BYTES, "live file");
+_Static_assert(PS_CONTROL_CHECKSUM_OFF + 8u <= PS_CONTROL_STATE_OFF, "control identity line");
+_Static_assert(PS_CONTROL_SIGNAL_OFF + PS_HEAD_LINE <= PS_CONTROL_BYTES, "control page");
+_Static_assert(PS_MEMBER_CHECKSUM_OFF + 8u <= PS_MEMBER_FENCED_OFF, "member identity line");
+_Static_assert(PS_MEMBER_BEATS_OFF + PS_HEAD_LINE <= PS_MEMBER_MARKS_OFF, "member page");
 
 #endif

@@ -30,7 +30,7 @@ ps_head_verdict ps_head_check_identity(const uint8_t *head, const ps_head_identi
 
 static bool decode_slot(const uint8_t *shared, ps_slot *out) {
   uint8_t p[PS_SLOT_BYTES];
-  memcpy(p, shared, sizeof p);
+  ps_relaxed_copy_out(p, shared, sizeof p);
   if (ps_load_u64(p + PS_SLOT_CHECKSUM_OFF) != ps_hash(p, PS_SLOT_CHECKSUM_OFF)) return false;
   out->sequence = ps_load_u64(p + PS_SLOT_SEQUENCE_OFF);
   out->log_end = ps_load_i64(p + PS_SLOT_LOG_END_OFF);
@@ -62,7 +62,7 @@ void ps_head_write_slot(uint8_t *head, const ps_slot *slot) {
   ps_store_i64(p + PS_SLOT_MAX_TIMESTAMP_OFF, slot->max_timestamp);
   ps_store_i32(p + PS_SLOT_EPOCH_OFF, slot->leader_epoch);
   ps_store_u64(p + PS_SLOT_CHECKSUM_OFF, ps_hash(p, PS_SLOT_CHECKSUM_OFF));
-  memcpy(head + (slot->sequence & 1 ? PS_HEAD_SLOT1_OFF : PS_HEAD_SLOT0_OFF), p, sizeof p);
+  ps_relaxed_copy_in(head + (slot->sequence & 1 ? PS_HEAD_SLOT1_OFF : PS_HEAD_SLOT0_OFF), p, sizeof p);
 }
 
 int64_t ps_head_log_start(const uint8_t *head) {
@@ -76,12 +76,24 @@ void ps_head_set_log_start(uint8_t *head, int64_t offset) {
   ps_release_u64(head + PS_HEAD_LOG_START_CHECK_OFF, ~(uint64_t)offset);
 }
 
-bool ps_head_has_waiters(const uint8_t *head) {
+uint32_t ps_head_listen(uint8_t *head) {
+  uint32_t *word = (uint32_t *)(head + PS_HEAD_SIGNAL_OFF);
+  uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+  if (!(seen & PS_HEAD_SIGNAL_WAITED)) /* else another's will do: the line stays shared */
+    seen = __atomic_fetch_or(word, PS_HEAD_SIGNAL_WAITED, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  return __atomic_load_n((const uint32_t *)(head + PS_HEAD_WAITERS_OFF), __ATOMIC_RELAXED) != 0;
+  return seen | PS_HEAD_SIGNAL_WAITED;
 }
 
-void ps_head_signal(uint8_t *head) {
-  __atomic_fetch_add((uint32_t *)(head + PS_HEAD_SIGNAL_OFF), 1, __ATOMIC_SEQ_CST);
-  ps_os_futex_wake_all(head + PS_HEAD_SIGNAL_OFF);
+bool ps_head_signal(uint8_t *head) {
+  uint32_t *word = (uint32_t *)(head + PS_HEAD_SIGNAL_OFF);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  uint32_t seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+  if (PS_LIKELY(!(seen & PS_HEAD_SIGNAL_WAITED))) return false;
+  /* Where it has changed meanwhile, another writer moved it, and wakes those that we saw; who set the bit
+   * since, has looked, or will look, after our fence. */
+  if (!__atomic_compare_exchange_n(word, &seen, seen + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+    return false;
+  ps_os_futex_wake_all(word);
+  return true;
 }

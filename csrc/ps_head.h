@@ -69,10 +69,32 @@ static inline int64_t ps_head_durable(const uint8_t *head) {
   return ps_acquire_i64(head + PS_HEAD_DURABLE_OFF);
 }
 
-/* Wake whoever waits for the watermark, which the caller has just moved. The fence orders that store before
- * the look at `waiters`; a waiter counts itself (seq_cst) before it looks at the watermark. So either the
- * waiter sees the new watermark, or the writer sees the waiter: a wake-up is never lost. */
-bool ps_head_has_waiters(const uint8_t *head);
-void ps_head_signal(uint8_t *head);
+/* Waiting for the watermark: an eventcount in one word. Bit 0 of `signal` says that somebody waits, the rest
+ * counts wake-ups.
+ *
+ *   waiter: set the bit -> fence -> look at the watermark -> sleep while the word is what it was with the bit
+ *   writer: move the watermark -> fence -> look at the word -> if the bit is set: to the next even value in
+ *           one step, and wake all
+ *
+ * No wake-up is lost. Of the two fences one comes first. If the writer's, the waiter's look finds the new
+ * watermark, and nobody sleeps. If the waiter's, the writer's look finds the bit, or a value from after it:
+ * then another writer has moved the word since, and wakes. In each case the word is not what the waiter
+ * noted, so it sleeps no more, or is refused the sleep. Without the writer's fence both may look too early.
+ *
+ * Bit and count are one word, changed in one step, because two words would be changed in some order, and both
+ * orders go wrong. The writer clears the mark, then counts: a waiter that marks before the one and notes
+ * after the other sleeps on the new count without a mark, and the next writer sees nobody. It counts, then
+ * clears: so does a waiter that comes between the two. (A number of waiters, which each takes back, has no
+ * such gap, but outlives a waiter that is killed: writers would pay for it for ever.)
+ *
+ * Nothing is taken back: who gives up waiting, or is killed, costs the next writer one needless wake-up. A
+ * writer that dies, or is stopped, between the step and the call leaves sleepers to the end of their slice.
+ */
+
+/* Say that somebody waits, until the next wake-up; the value to sleep on. The watermark is to be looked at
+ * between this and the sleep. */
+uint32_t ps_head_listen(uint8_t *head);
+/* Wake whoever waits for what the caller has just stored. True: somebody did, or had. */
+bool ps_head_signal(uint8_t *head);
 
 #endif

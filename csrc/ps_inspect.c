@@ -77,7 +77,7 @@ static void head_identity(const uint8_t *p, ps_head_facts *out) {
 
 /* Each slot by itself: a page in which the other one is blank has only this one to tell of. */
 static bool head_slot(const uint8_t *p, uint32_t at, ps_slot *out) {
-  uint8_t page[PS_HEAD_BYTES] = {0};
+  _Alignas(8) uint8_t page[PS_HEAD_BYTES] = {0};
   memcpy(page + at, p + at, PS_SLOT_BYTES);
   return ps_head_read_slot(page, out);
 }
@@ -97,7 +97,6 @@ void ps_inspect_head(const uint8_t *p, ps_head_facts *out) {
   out->log_end = ps_head_log_end(p);
   out->durable = ps_head_durable(p);
   out->signal = ps_load_u32(p + PS_HEAD_SIGNAL_OFF);
-  out->waiters = ps_load_u32(p + PS_HEAD_WAITERS_OFF);
 }
 
 bool ps_inspect_epoch(const uint8_t p[PS_EPOCH_ENTRY_BYTES], ps_epoch_entry *out) {

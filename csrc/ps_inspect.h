@@ -32,7 +32,7 @@ typedef struct ps_head_facts {
   bool slot_sound[2];
   ps_slot slot[2];
   int64_t watermark, log_end, durable;
-  uint32_t signal, waiters;
+  uint32_t signal; /* PS_HEAD_SIGNAL_WAITED: somebody waits for the next append, or did */
 } ps_head_facts;
 /* p: a copy of the head page, PS_HEAD_BYTES, aligned for its words. Of a page in use, words may be of
  * different moments, and a slot may be half written. */

@@ -7,7 +7,7 @@
 
 #include "ps_log.h"
 
-static void boot_id(const ps_env *env, uint8_t out[16]) {
+void ps_live_boot_id(const ps_env *env, uint8_t out[16]) {
   char text[40] = {0};
   memset(out, 0, 16);
   int fd = ps_os_openat(env, AT_FDCWD, "/proc/sys/kernel/random/boot_id", O_RDONLY, 0);
@@ -46,7 +46,7 @@ static int begin_incarnation(const ps_env *env, int fd, uint64_t *incarnation) {
   while (*incarnation == old);
   ps_store_u64(p + PS_LIVE_MAGIC_OFF, PS_LIVE_MAGIC);
   ps_store_u64(p + PS_LIVE_INCARNATION_OFF, *incarnation);
-  boot_id(env, p + PS_LIVE_BOOT_ID_OFF);
+  ps_live_boot_id(env, p + PS_LIVE_BOOT_ID_OFF);
   ps_store_u64(p + PS_LIVE_CHECKSUM_OFF, ps_hash(p, PS_LIVE_CHECKSUM_OFF));
   return ps_os_pwrite_all(env, fd, p, sizeof p, 0);
 }

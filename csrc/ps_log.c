@@ -257,6 +257,7 @@ void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
   out->syncs = __atomic_load_n(&log->syncs, __ATOMIC_RELAXED);
   out->rolls = __atomic_load_n(&log->rolls, __ATOMIC_RELAXED);
   out->mends = __atomic_load_n(&log->mends, __ATOMIC_RELAXED);
+  out->wakes = __atomic_load_n(&log->wakes, __ATOMIC_RELAXED);
   out->cuts = __atomic_load_n(&log->cuts, __ATOMIC_RELAXED);
   if (ps_log_flag(&log->forked)) return; /* the table's mutex may be held by a thread that is not here */
   (void)ps_table_scan(log, NULL);
@@ -286,21 +287,15 @@ void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
 
 const void *ps_log_signal_word(const ps_log *log) { return log->head + PS_HEAD_SIGNAL_OFF; }
 
-uint32_t ps_log_wait_begin(ps_log *log) {
-  /* seq_cst: the count is visible before the caller looks at the watermark again; see ps_head.h. */
-  __atomic_fetch_add((uint32_t *)(log->head + PS_HEAD_WAITERS_OFF), 1, __ATOMIC_SEQ_CST);
-  return __atomic_load_n((uint32_t *)(log->head + PS_HEAD_SIGNAL_OFF), __ATOMIC_SEQ_CST);
-}
+uint32_t ps_log_listen(ps_log *log) { return ps_head_listen(log->head); }
 
-void ps_log_wait_end(ps_log *log) {
-  __atomic_fetch_sub((uint32_t *)(log->head + PS_HEAD_WAITERS_OFF), 1, __ATOMIC_SEQ_CST);
-}
-
-void ps_log_wake(ps_log *log) { ps_head_signal(log->head); }
+void ps_log_wake(ps_log *log) { ps_log_signal(log); }
 
 /* A writer that dies between the watermark and the wake-up tells nobody: look again this often. */
 #define WAIT_SLICE_NS 1000000000
-/* Whoever only reads cannot register to be woken, and looks again after pauses that grow between these. */
+/* Whoever only reads, or has no futexes, cannot be woken, and looks again after pauses that grow between
+ * these.
+ */
 #define LOOK_NS_MIN 50000
 #define LOOK_NS_MAX 20000000
 
@@ -312,23 +307,24 @@ ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t time
     if (waited >= spin_ns || (timeout_ns >= 0 && waited >= timeout_ns)) break;
     for (int i = 0; i < 32 && ps_log_high_watermark(log) <= offset; i++) ps_pause();
   }
-  int64_t slice = log->options.read_only ? LOOK_NS_MIN : WAIT_SLICE_NS;
+  bool looks = log->options.read_only;
+  int64_t pause = LOOK_NS_MIN;
   for (;;) {
-    int64_t left = slice;
-    if (log->options.read_only && slice < LOOK_NS_MAX) slice *= 2;
+    int64_t left = looks ? pause : WAIT_SLICE_NS;
+    if (looks && pause < LOOK_NS_MAX) pause *= 2;
     if (timeout_ns >= 0) {
       int64_t rest = timeout_ns - (ps_os_monotonic_ns() - start);
       if (rest <= 0) return ps_log_high_watermark(log) > offset ? PS_OK : PS_TIMEOUT;
       if (rest < left) left = rest;
     }
-    uint32_t seen = ps_log_wait_begin(log);
+    uint32_t seen = looks ? 0 : ps_log_listen(log);
     int rc = 0;
     ps_status ended = ps_log_check(log, NULL);
     if (ended == PS_OK && ps_log_high_watermark(log) <= offset)
-      rc = ps_os_futex_wait(ps_log_signal_word(log), seen, left);
-    ps_log_wait_end(log);
+      rc = looks ? ps_os_nap(left) : ps_os_futex_wait(ps_log_signal_word(log), seen, left);
     if (ps_log_high_watermark(log) > offset) return PS_OK;
     if (ended != PS_OK) return ended;
     if (rc == -EINTR) return PS_INTERRUPTED;
+    looks = looks || (rc < 0 && rc != -ETIMEDOUT);
   }
 }

@@ -9,7 +9,7 @@
  *  I3  Every byte below the frame that ends at the watermark was stored before the watermark was
  *      (release), so a reader that loads it (acquire) reads whole frames without a lock.
  *  I4  Every store to shared words or segments happens under the append lock with the state word odd,
- *      except: watermark and durable offset (atomic maximum), poison, signal, waiters; and `deleted`, set
+ *      except: watermark and durable offset (atomic maximum), poison, signal; and `deleted`, set
  *      once, with every lock of the topic held.
  *  I5  A slot names a place where a frame may be written: all before it is whole. If the state word is
  *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
@@ -102,6 +102,9 @@ bool ps_log_is_read_only(const ps_log *log);
 int64_t ps_log_end_offset(ps_log *log);
 int64_t ps_log_durable_offset(ps_log *log);
 int32_t ps_log_leader_epoch(const ps_log *log);
+/* Where records of `epoch` end for certain: the lowest offset at which a later epoch begins; INT64_MAX where
+ * none does. A position beyond it was read before a cut, and is another record's by now. */
+ps_status ps_log_epoch_end(ps_log *log, int32_t epoch, int64_t *end, ps_error *err);
 ps_status ps_log_check(const ps_log *log, ps_error *err); /* poisoned, deleted, forked, closed */
 void ps_log_poison(ps_log *log, int os_errno);
 uint32_t ps_log_frame_bytes_max(const ps_log *log);
@@ -110,6 +113,7 @@ typedef struct ps_log_stats {
   int64_t log_start, high_watermark, log_end, durable;
   uint64_t appends, appended_records, appended_bytes; /* by this process */
   uint64_t syncs, rolls, mends, cuts;
+  uint64_t wakes;                  /* calls to the kernel to wake who waited, or had waited */
   uint64_t segments, stored_bytes; /* on disk */
   uint64_t lent_segments;          /* segments that a cursor or something lent holds in this process */
   uint64_t lent_bytes;             /* of their files: deleting them frees nothing until they are let go */
@@ -148,11 +152,11 @@ ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps
 ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err);
 
 /* ---- waiting -------------------------------------------------------------------------------- */
-/* The futex word that changes with every publication while someone waits. */
+/* The futex word that changes with the next publication after ps_log_listen. */
 const void *ps_log_signal_word(const ps_log *log);
-/* Register and withdraw a waiter; between the two, look at the watermark again before sleeping. */
-uint32_t ps_log_wait_begin(ps_log *log); /* returns the signal word's value */
-void ps_log_wait_end(ps_log *log);
+/* Say that somebody waits; the word's value to sleep on. Look at the watermark again before sleeping. Nothing
+ * is to be taken back. See ps_head.h. */
+uint32_t ps_log_listen(ps_log *log);
 /* Wait until the watermark passes `offset`: PS_OK, PS_TIMEOUT, PS_INTERRUPTED (signal). -1: for ever. */
 ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns);
 /* End every wait on this log in all processes (they look again). */
@@ -163,6 +167,8 @@ void ps_log_wake(ps_log *log);
  * incarnation, a new one when no other opener was there. PS_CORRUPT when the file is damaged while others
  * are. */
 ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err);
+/* What the kernel calls this boot; zeros where it does not say. */
+void ps_live_boot_id(const ps_env *env, uint8_t out[16]);
 /* Look without entering: the incarnation (0: none, or damaged), and who is there. fd may be open for reading
  * only, or -1 where there is no such file. */
 typedef enum ps_presence { PS_PRESENCE_NOBODY, PS_PRESENCE_WRITERS, PS_PRESENCE_CHANGING } ps_presence;

@@ -34,6 +34,7 @@ struct ps_log {
   bool held;               /* this process keeps the range lock between appends */
   bool stores_by_call;     /* the last batch was not stored through the map; atomic */
   bool active_unprepared;  /* the active segment's next one has not been made ready; atomic */
+  uint32_t wakes;          /* counter, atomic */
   /* counters, atomic */
   uint64_t appends, appended_records, appended_bytes, syncs, rolls, mends, cuts;
   uint64_t locks_device, locks_inode; /* of the topic's `locks`, where options.topic_locks */
@@ -48,6 +49,11 @@ struct ps_log {
 static inline bool ps_log_flag(const bool *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 static inline void ps_log_count(uint64_t *counter, uint64_t n) {
   __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* Wake who waits for what was just stored. */
+static inline void ps_log_signal(ps_log *log) {
+  if (PS_UNLIKELY(ps_head_signal(log->head))) __atomic_fetch_add(&log->wakes, 1, __ATOMIC_RELAXED);
 }
 
 /* I7, a lock of the partition held: PS_OK, PS_DELETED, or PS_OS_ERROR when that cannot be found out. */

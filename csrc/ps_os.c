@@ -214,6 +214,11 @@ uint64_t ps_os_random_u64(void) {
   return v;
 }
 
+int ps_os_nap(int64_t ns) {
+  struct timespec t = {ns / 1000000000, ns % 1000000000};
+  return nanosleep(&t, NULL) < 0 ? -errno : 0;
+}
+
 int ps_os_futex_wait(const void *word, uint32_t seen, int64_t timeout_ns) {
   struct timespec t = {timeout_ns / 1000000000, timeout_ns % 1000000000};
   long rc = syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout_ns < 0 ? NULL : &t, NULL, 0);

@@ -81,7 +81,10 @@ int64_t ps_os_now_ns(void);       /* CLOCK_REALTIME */
 int64_t ps_os_monotonic_ns(void); /* CLOCK_MONOTONIC */
 uint64_t ps_os_random_u64(void);  /* never zero */
 
-/* Shared futex words in mapped files. wait: 0 woken or changed, -ETIMEDOUT, -EINTR. */
+/* Sleep; 0, or -EINTR on a signal. */
+int ps_os_nap(int64_t ns);
+/* Shared futex words in mapped files. wait: 0 woken or changed, -ETIMEDOUT, -EINTR; anything else: this
+ * kernel lets nobody sleep on it. */
 int ps_os_futex_wait(const void *word, uint32_t seen, int64_t timeout_ns);
 void ps_os_futex_wake_all(const void *word);
 /* The same for up to 128 words at once; -ENOSYS where the kernel has no futex_waitv. */

@@ -36,7 +36,7 @@ typedef struct ps_segment {
   int index_fd;         /* open only when the index is written by pwrite */
   uint8_t *write_map;   /* NULL until the segment is written through a map */
   uint64_t reserved;    /* bytes of the file that this process knows to have their blocks */
-  bool pwrite_only;     /* a map of this segment is not safe to store to */
+  bool pwrite_only;     /* a map of this segment is not safe to store to; atomic */
   int fd;               /* -1 when closed; stays open while written and not yet synced; atomic */
   int64_t dirty_end;    /* next offset after this process's last store to it; 0 = clean; atomic */
   char path[512];

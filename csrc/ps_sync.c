@@ -76,9 +76,7 @@ void ps_log_close_clean(ps_log *log, const ps_segment *busy) {
  * synced: he may have died in between. */
 static void show_durable(ps_log *log) {
   if (log->options.durability != PS_DURABILITY_SYNC) return;
-  if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head)) &&
-      ps_head_has_waiters(log->head))
-    ps_head_signal(log->head);
+  if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head))) ps_log_signal(log);
 }
 
 /* Another process may have rolled: its segments must be in the table before they are synced. */
@@ -188,7 +186,7 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
   uint64_t backed = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
   if (to > backed) to = backed;
   off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
-  bool wanted = from < to && !segment->pwrite_only;
+  bool wanted = from < to && !__atomic_load_n(&segment->pwrite_only, __ATOMIC_RELAXED);
   bool locked = wanted && ps_os_lock_try(log->env, log->locks_fd, at, false) == 0;
   int fd = locked && ps_log_check_place(log, NULL) == PS_OK
                ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0)

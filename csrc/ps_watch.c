@@ -4,13 +4,14 @@
 #include "ps_watch.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "ps_clock.h"
 #include "ps_worker.h"
 
-#define SHARDS 3                             /* threads at most */
+#define SHARDS 8                             /* threads at most; the first one looks after the others */
 #define SHARD_POSTS (PS_WAIT_WORDS_MAX - 1u) /* one word is the thread's own */
 #define BUCKETS 1024u
 #define SLICE_NS 1000000000ll
@@ -25,15 +26,19 @@ typedef struct wait_item {
   struct wait_item *prev, *next;
   ps_log *log; /* or NULL */
   ps_producer *producer;
-  int64_t wanted;
+  const uint32_t *word;
+  int64_t asked;  /* by the caller, for the next wait */
+  int64_t wanted; /* of a word: the value it must not have */
   uint32_t seen;
+  struct wait_item *due_next; /* in a list of those about to ring */
 } wait_item;
 
 struct ps_watch {
   ps_bell *bell;
   void *user;
-  bool due;    /* in a list of those about to ring */
-  bool rung;   /* once and for all */
+  bool stands; /* what has not rung stays enlisted for the next wait */
+  bool due;    /* an item is in a list of those about to ring */
+  bool rung;   /* once and for all, or until the next wait */
   bool listed; /* with the bell: rung, and not taken */
   struct ps_watch *next, *prev;
   size_t count;
@@ -54,6 +59,7 @@ typedef struct post {
   struct post **list;       /* that list; NULL: a thread sleeps on the word */
   ps_log *log;
   ps_producer *producer;
+  const uint32_t *word;
   wait_item *items;
   struct shard *shard;
   size_t place; /* in the shard */
@@ -77,6 +83,7 @@ struct ps_watcher {
   post *mute;  /* words that nobody changes */
   post *free_posts;
   int64_t nap_ns;
+  int64_t looked_ns; /* when all that is slept on was last looked at */
   bool no_wait_many;
   bool stop;
 };
@@ -93,31 +100,30 @@ ps_watcher *ps_watcher_new(void) {
 /* ---- words --------------------------------------------------------------------------------------- */
 
 static const void *word_of(const post *p) {
+  if (p->word) return p->word;
   return p->log ? ps_log_signal_word(p->log) : (const void *)PS_DELIVERIES_WORD(p->producer);
 }
 
+/* The value to sleep on. Of a log: with the mark of those who wait, which whoever is enlisted has set, and
+ * which goes only when the word is moved. */
 static uint32_t load_word(const post *p) {
-  return __atomic_load_n((const uint32_t *)word_of(p), __ATOMIC_SEQ_CST);
+  uint32_t now = __atomic_load_n((const uint32_t *)word_of(p), __ATOMIC_SEQ_CST);
+  return p->log ? now | PS_HEAD_SIGNAL_WAITED : now;
 }
+
+/* The same, which from now on is changed and woken. */
+static uint32_t listen(const post *p) { return p->log ? ps_log_listen(p->log) : load_word(p); }
 
 static bool is_mute(const post *p) { return p->log && ps_log_is_read_only(p->log); }
 
-/* Count as a waiter, so that the word is changed and woken. */
-static uint32_t listen_begin(post *p) {
-  if (p->log) return ps_log_wait_begin(p->log);
-  __atomic_add_fetch(&p->producer->listeners, 1, __ATOMIC_SEQ_CST);
-  return load_word(p);
-}
-
-static void listen_end(post *p) {
-  if (p->log)
-    ps_log_wait_end(p->log);
-  else
-    __atomic_sub_fetch(&p->producer->listeners, 1, __ATOMIC_SEQ_CST);
+/* Producers count who listens; logs are told anew after each wake-up; plain words are woken always. */
+static void count_listener(const post *p, int n) {
+  if (p->producer) __atomic_add_fetch(&p->producer->listeners, (uint32_t)n, __ATOMIC_SEQ_CST);
 }
 
 static bool is_there(const wait_item *item) {
   if (item->log) return ps_log_high_watermark(item->log) > item->wanted;
+  if (item->word) return __atomic_load_n(item->word, __ATOMIC_SEQ_CST) != item->wanted;
   return (int64_t)ps_producer_deliveries(item->producer) != item->wanted;
 }
 
@@ -127,7 +133,12 @@ static post **bucket_of(ps_watcher *w, const void *source) {
   return &w->buckets[((uintptr_t)source * 0x9e3779b97f4a7c15ull) >> 54];
 }
 
-static const void *source_of(const post *p) { return p->log ? (const void *)p->log : p->producer; }
+/* Its name: two posts never have the same. */
+static const void *source_of(const ps_log *log, const ps_producer *producer, const uint32_t *word) {
+  return log ? (const void *)log : producer ? (const void *)producer : word;
+}
+
+static const void *source_of_post(const post *p) { return source_of(p->log, p->producer, p->word); }
 
 static void list_post(post **list, post *p) {
   p->list = list;
@@ -151,13 +162,14 @@ static void seat(shard *s, post *p) {
   p->shard = s;
   p->place = s->count;
   s->posts[s->count++] = p;
-  p->seen = listen_begin(p);
+  count_listener(p, 1);
+  p->seen = listen(p);
   for (wait_item *item = p->items; item; item = item->next) item->seen = p->seen;
 }
 
 static void unseat(post *p) {
   shard *s = p->shard;
-  listen_end(p);
+  count_listener(p, -1);
   s->posts[p->place] = s->posts[--s->count];
   s->posts[p->place]->place = p->place;
   p->shard = NULL;
@@ -172,7 +184,7 @@ static shard *with_room(ps_watcher *w) {
 
 static post *find_post(ps_watcher *w, const void *source) {
   post *p = *bucket_of(w, source);
-  while (p && source_of(p) != source) p = p->bucket_next;
+  while (p && source_of_post(p) != source) p = p->bucket_next;
   return p;
 }
 
@@ -183,8 +195,8 @@ static post *new_post(ps_watcher *w, const wait_item *item) {
     w->free_posts = p->next;
   else if (!(p = malloc(sizeof *p)))
     return NULL;
-  *p = (post){.log = item->log, .producer = item->producer};
-  post **bucket = bucket_of(w, source_of(p));
+  *p = (post){.log = item->log, .producer = item->producer, .word = item->word};
+  post **bucket = bucket_of(w, source_of_post(p));
   p->bucket_next = *bucket;
   *bucket = p;
   shard *s = is_mute(p) ? NULL : with_room(w);
@@ -197,7 +209,7 @@ static post *new_post(ps_watcher *w, const wait_item *item) {
 }
 
 static void drop_post(ps_watcher *w, post *p) {
-  post **at = bucket_of(w, source_of(p));
+  post **at = bucket_of(w, source_of_post(p));
   while (*at != p) at = &(*at)->bucket_next;
   *at = p->bucket_next;
   if (p->shard)
@@ -256,6 +268,13 @@ void ps_bell_answer(ps_bell *bell) {
   pthread_mutex_unlock(&bell->watcher->mutex);
 }
 
+int ps_bell_wait(const ps_bell *bell, int64_t timeout_ns) {
+  struct pollfd poller = {.fd = bell->fd, .events = POLLIN};
+  struct timespec t = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+  int n = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &t, NULL);
+  return n < 0 ? -errno : n == 0 ? -ETIMEDOUT : 0;
+}
+
 static void unlist_watch(ps_watch *watch) {
   ps_bell *bell = watch->bell;
   *(watch->prev ? &watch->prev->next : &bell->first) = watch->next;
@@ -276,7 +295,7 @@ static void ring(ps_watch *watch) {
   if (watch->rung) return;
   ps_bell *bell = watch->bell;
   watch->rung = watch->listed = true;
-  withdraw_all(watch);
+  if (!watch->stands) withdraw_all(watch);
   watch->next = NULL;
   watch->prev = bell->last;
   *(bell->last ? &bell->last->next : &bell->first) = watch;
@@ -290,27 +309,27 @@ static void ring(ps_watch *watch) {
 
 /* ---- the threads ---------------------------------------------------------------------------------- */
 
-/* List the watches whose time has come; nothing is taken away yet. */
-static void look(post *p, ps_watch **due) {
+/* List the items whose time has come; nothing is taken away yet. */
+static void look(post *p, wait_item **due) {
   uint32_t now = is_mute(p) ? 0 : load_word(p);
   /* Of words that are slept on, a deletion has changed the word. */
   bool gone = p->log && !p->shard && ps_log_check(p->log, NULL) == PS_DELETED;
   p->seen = now;
   for (wait_item *item = p->items; item; item = item->next) {
     ps_watch *watch = item->watch;
-    if (watch->due || !(gone || item->seen != now || is_there(item))) continue;
+    if ((watch->due && !watch->stands) || !(gone || item->seen != now || is_there(item))) continue;
     watch->due = true;
-    watch->next = *due;
-    *due = watch;
+    item->due_next = *due;
+    *due = item;
   }
 }
 
-static bool ring_all(ps_watch *due) {
+static bool ring_all(ps_watcher *w, wait_item *due) {
   bool any = due != NULL;
-  for (ps_watch *next; due; due = next) {
-    next = due->next;
-    due->due = false;
-    ring(due);
+  for (; due; due = due->due_next) {
+    due->watch->due = false;
+    if (due->watch->stands) withdraw(w, due);
+    ring(due->watch);
   }
   return any;
 }
@@ -318,29 +337,53 @@ static bool ring_all(ps_watch *due) {
 /* Words that came free go to those who wait for one. */
 static void fill(shard *s) {
   ps_watcher *w = s->watcher;
-  ps_watch *due = NULL;
+  wait_item *due = NULL;
   while (w->crowd && !w->no_wait_many && s->count < SHARD_POSTS) {
     post *p = w->crowd;
     unlist_post(p);
     seat(s, p);
     look(p, &due);
   }
-  ring_all(due);
+  ring_all(w, due);
+}
+
+static void look_all(const shard *s, wait_item **due) {
+  for (size_t i = 0; i < s->count; i++) look(s->posts[i], due);
+}
+
+/* For writers that died before they woke anybody: only the first shard's sleeps are cut, and it looks after
+ * the others, so that a process wakes once a second, whatever the number of its shards. */
+static void look_after_others(ps_watcher *w, wait_item **due) {
+  int64_t now = ps_os_monotonic_ns();
+  if (now - w->looked_ns < SLICE_NS) return;
+  for (size_t i = 1; i < SHARDS; i++) look_all(&w->shards[i], due);
+  w->looked_ns = now;
+}
+
+/* How long the first shard may sleep before it looks after the others; -1: nobody waits. */
+static int64_t slice_left(const ps_watcher *w) {
+  size_t posts = 0;
+  for (size_t i = 0; i < SHARDS; i++) posts += w->shards[i].count;
+  if (posts == 0) return -1;
+  int64_t left = w->looked_ns + SLICE_NS - ps_os_monotonic_ns();
+  return left > 0 ? left : 0;
 }
 
 /* The first shard looks at what cannot be slept on. Returns how long a sleep may be; -1: any time. */
 static int64_t scan(shard *s) {
   ps_watcher *w = s->watcher;
-  ps_watch *due = NULL;
-  for (size_t i = 0; i < s->count; i++) look(s->posts[i], &due);
-  ring_all(due);
+  wait_item *due = NULL;
+  if (s == w->shards) look_after_others(w, &due);
+  look_all(s, &due);
+  ring_all(w, due);
   fill(s);
-  if (s != w->shards || (!w->crowd && !w->mute)) return s->count ? SLICE_NS : -1;
+  if (s != w->shards) return -1;
+  if (!w->crowd && !w->mute) return slice_left(w);
   due = NULL;
   for (post *p = w->crowd; p; p = p->next) look(p, &due);
   for (post *p = w->mute; p; p = p->next) look(p, &due);
   int64_t nap_ns = w->nap_ns;
-  w->nap_ns = ring_all(due) ? NAP_NS_MIN : nap_ns * 2 < NAP_NS_MAX ? nap_ns * 2 : NAP_NS_MAX;
+  w->nap_ns = ring_all(w, due) ? NAP_NS_MIN : nap_ns * 2 < NAP_NS_MAX ? nap_ns * 2 : NAP_NS_MAX;
   return nap_ns;
 }
 
@@ -353,6 +396,13 @@ static void forgo_words(ps_watcher *w) {
       unseat(p);
       list_post(&w->crowd, p);
     }
+}
+
+/* In the place of a sleep, under the mutex. */
+static void nap(ps_watcher *w, int64_t timeout_ns) {
+  pthread_mutex_unlock(&w->mutex);
+  (void)ps_os_nap(timeout_ns >= 0 && timeout_ns < NAP_NS_MAX ? timeout_ns : NAP_NS_MAX);
+  pthread_mutex_lock(&w->mutex);
 }
 
 static void *shard_main(void *argument) {
@@ -379,6 +429,7 @@ static void *shard_main(void *argument) {
     pthread_mutex_lock(&w->mutex);
     s->asleep = false;
     bool odd = answer < 0 && answer != -ETIMEDOUT && answer != -EINTR;
+    if (odd && count == 1) nap(w, timeout_ns);
     strikes = odd ? strikes + 1 : 0;
     if (odd && count > 1 && (answer != -EFAULT || strikes == STRIKES_MAX)) forgo_words(w);
   }
@@ -440,21 +491,29 @@ ps_watch *ps_watch_new(ps_bell *bell, size_t count, void *user) {
   return watch;
 }
 
+void ps_watch_stand(ps_watch *watch) { watch->stands = true; }
+
 void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted) {
   PS_ASSERT(i < watch->count);
   watch->items[i].log = log;
-  watch->items[i].wanted = wanted;
+  watch->items[i].asked = wanted;
 }
 
 void ps_watch_producer(ps_watch *watch, size_t i, ps_producer *producer, uint64_t seen) {
   PS_ASSERT(i < watch->count);
   watch->items[i].producer = producer;
-  watch->items[i].wanted = (int64_t)seen;
+  watch->items[i].asked = (int64_t)seen;
+}
+
+void ps_watch_word(ps_watch *watch, size_t i, const uint32_t *word, uint32_t seen) {
+  PS_ASSERT(i < watch->count);
+  watch->items[i].word = word;
+  watch->items[i].asked = seen;
 }
 
 /* Under the mutex. *wake: shards to be told. */
 static ps_status enlist(ps_watcher *w, wait_item *item, uint32_t *wake, ps_error *err) {
-  post *p = find_post(w, item->log ? (const void *)item->log : item->producer);
+  post *p = find_post(w, source_of(item->log, item->producer, item->word));
   bool is_new = p == NULL;
   if (is_new && !(p = new_post(w, item))) return ps_fail(err, PS_NO_MEMORY, NULL, "no memory for a wait");
   item->post = p;
@@ -463,7 +522,7 @@ static ps_status enlist(ps_watcher *w, wait_item *item, uint32_t *wake, ps_error
   if (item->next) item->next->prev = item;
   p->items = item;
   /* As it is now, not as the thread last saw it: what changed before is found by looking, below. */
-  item->seen = is_mute(p) ? 0 : load_word(p);
+  item->seen = is_mute(p) ? 0 : p->shard ? listen(p) : load_word(p);
   if (is_there(item)) return PS_END;
   if (!is_new) return PS_OK;
   shard *s = p->shard ? p->shard : w->shards;
@@ -476,9 +535,16 @@ ps_status ps_watch_begin(ps_watch *watch, ps_error *err) {
   ps_status status = PS_OK;
   uint32_t wake = 0;
   pthread_mutex_lock(&w->mutex);
-  for (size_t i = 0; i < watch->count && status == PS_OK; i++)
-    status = enlist(w, &watch->items[i], &wake, err);
-  if (status != PS_OK) withdraw_all(watch);
+  watch->rung = false;
+  if (watch->listed) unlist_watch(watch);
+  for (size_t i = 0; i < watch->count && status == PS_OK; i++) {
+    wait_item *item = &watch->items[i];
+    item->wanted =
+        item->asked; /* of one still enlisted nothing was published since, or it is about to ring */
+    if (!item->post) status = enlist(w, item, &wake, err);
+    if (status == PS_END && watch->stands) withdraw(w, item);
+  }
+  if (status != PS_OK && !(status == PS_END && watch->stands)) withdraw_all(watch);
   pthread_mutex_unlock(&w->mutex);
   wake_shards(w, wake);
   return status;

@@ -2,15 +2,16 @@
  * waited for, and ring bells, which are descriptors that event loops poll.
  *
  * The threads start at the first need, never touch Python, and sleep without a limit while nobody waits. Each
- * sleeps on up to 127 words and one of its own, by which it is told of new ones. What is waited for beyond
- * that, or cannot be slept on (a log that is only read; a kernel without futex_waitv), is looked at after
- * naps that double from 1 ms to 20 ms while nothing is found.
+ * sleeps on up to 127 words and one of its own, by which it is told of new ones; there are 8 at most. What is
+ * waited for beyond that, or cannot be slept on (a log that is only read; a kernel without futex_waitv), is
+ * looked at after naps that double from 1 ms to 20 ms while nothing is found.
  *
- * No wake-up is missed. A wait that begins counts itself as a waiter and notes the word, then looks whether
+ * No wake-up is missed. A wait that begins says that somebody waits and notes the word, then looks whether
  * what it waits for is there; a writer publishes, then looks for waiters, then changes the word (ps_head.h;
- * deliveries of a producer likewise). So what the look did not find changes the noted word, and the kernel
- * lets no thread sleep on a word that differs from what it saw; until it is told of the word, nobody sleeps
- * on it, and when it is, it compares first. Sleeps are cut at 1 s, for the writer that dies in between.
+ * deliveries of a producer likewise; a plain word is changed, then woken). So what the look did not find
+ * changes the noted word, and the kernel lets no thread sleep on a word that differs from what it saw; until
+ * it is told of the word, nobody sleeps on it, and when it is, it compares first. Sleeps are cut at 1 s, for
+ * the writer that dies in between.
  *
  * Any thread may call. A forked child has no such threads: it must use a watcher of its own, and end the
  * waits it inherited with ps_watch_abandon. */
@@ -38,15 +39,23 @@ void ps_bell_free(ps_bell *bell);
 int ps_bell_fd(const ps_bell *bell);
 /* The descriptor is not readable any more, until another watch rings. */
 void ps_bell_answer(ps_bell *bell);
+/* Block until a watch has rung: 0, -ETIMEDOUT, or -EINTR on a signal. -1: for ever. */
+int ps_bell_wait(const ps_bell *bell, int64_t timeout_ns);
 /* The user of the next watch that has rung; NULL: none. */
 void *ps_bell_take(ps_bell *bell);
 
 /* A wait for any of `count` things, that rings once. NULL: no memory. */
 ps_watch *ps_watch_new(ps_bell *bell, size_t count, void *user);
+/* Have it begin again after each ring: ps_watch_begin then enlists only what has rung, so that a wait for a
+ * thousand things costs as little as one for those that changed. To be said before the first one. */
+void ps_watch_stand(ps_watch *watch);
 /* What is waited for: the watermark of a log passes `wanted`; or a delivery of a producer, that the number of
- * its deliveries differs from `seen`. They must outlive the watch. */
+ * its deliveries differs from `seen`; or that a word differs from `seen`, which whoever changes it wakes as a
+ * futex. They must outlive the watch. Of one that
+ * stands, `wanted` may be changed between its waits. */
 void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted);
 void ps_watch_producer(ps_watch *watch, size_t i, ps_producer *producer, uint64_t seen);
+void ps_watch_word(ps_watch *watch, size_t i, const uint32_t *word, uint32_t seen);
 /* PS_OK: it will ring. PS_END: it is there already, and it will not. PS_NO_MEMORY, PS_OS_ERROR: no thread. */
 ps_status ps_watch_begin(ps_watch *watch, ps_error *err);
 /* Ring at once, if it has not rung. */

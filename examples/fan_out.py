@@ -15,7 +15,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pystream
@@ -30,18 +30,32 @@ class Server:
     def __init__(self, store: pystream.Store) -> None:
         self.store = store
         self.clients = 0
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until the client goes."""
         self.clients += 1
-        start = int(await reader.readline())
-        with suppress(ConnectionError):
-            async with self.store.async_consumer(TOPIC, start={(TOPIC, 0): start}) as consumer:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        start = int(await reader.readline() or 0)  # nothing: it has gone already
+        async with (
+            self.store.async_consumer(TOPIC, start={(TOPIC, 0): start}) as consumer,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self.hang_up(reader, consumer))
+            with suppress(ConnectionError):
                 async for batch in consumer.batches():
-                    for record in batch:
-                        writer.write(b"%d %b\n" % (record.offset, record.value))
+                    writer.writelines(b"%d %b\n" % (record.offset, record.value) for record in batch)
                     await writer.drain()  # waits for a slow client, and for this one only
-        writer.close()
+            writer.close()
+
+    async def hang_up(self, reader: asyncio.StreamReader, consumer: pystream.AsyncConsumer) -> None:
+        """End the consumer's iteration when the client goes, though no record comes for it any more."""
+        with suppress(ConnectionError):
+            await reader.read()
+        await consumer.close()
 
 
 async def subscribe(port: int, messages: int, is_slow: bool, breaks: bool) -> float:
@@ -50,15 +64,15 @@ async def subscribe(port: int, messages: int, is_slow: bool, breaks: bool) -> fl
     wanted = 0
     while wanted < messages:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"%d\n" % wanted)
-        until = messages // 2 if breaks and wanted == 0 else messages
-        while wanted < until:
-            offset, _, text = (await reader.readline()).partition(b" ")
-            assert int(offset) == wanted and text == b"message %d\n" % wanted
-            wanted += 1
-            if is_slow and wanted % 10 == 0:
-                await asyncio.sleep(SLOW_S)
-        writer.close()
+        with closing(writer):
+            writer.write(b"%d\n" % wanted)
+            until = messages // 2 if breaks and wanted == 0 else messages
+            while wanted < until:
+                offset, _, text = (await reader.readline()).partition(b" ")
+                assert int(offset) == wanted and text == b"message %d\n" % wanted
+                wanted += 1
+                if is_slow and wanted % 10 == 0:
+                    await asyncio.sleep(SLOW_S)
         with suppress(ConnectionError):
             await writer.wait_closed()
     return time.perf_counter() - began
@@ -80,14 +94,17 @@ async def run(path: Path, subscribers: int, messages: int) -> None:
         server = Server(store)
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(subscribe(port, messages, is_slow=number % 4 == 0, breaks=number % 2 == 0))
-                for number in range(subscribers)
-            ]
-            group.create_task(publish(topic, messages))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(subscribe(port, messages, number % 4 == 0, number % 2 == 0))
+                    for number in range(subscribers)
+                ]
+                group.create_task(publish(topic, messages))
+        finally:
+            listener.close()
+            await asyncio.gather(*server.tasks)  # they end, since their clients have gone
         took = [task.result() for task in tasks]
-        listener.close()
     total = subscribers * messages
     print(f"{total:,} messages to {subscribers:,} subscribers, {server.clients:,} connections")
     fast = [seconds for number, seconds in enumerate(took) if number % 4]

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING
 from pystream._native.batch import Batch, Record
 from pystream._native.column import Column
 from pystream._native.producer import RecordMetadata
-from pystream.consumer import Consumer, OffsetAndTimestamp, TopicPartition
+from pystream.consumer import Consumer
 from pystream.errors import (
     BatchTooLargeError,
     ClosedError,
     CorruptLogError,
     DeliveryError,
+    FencedMemberError,
     ForkedError,
     FormatVersionError,
+    GroupNotEmptyError,
+    GroupNotFoundError,
     LockTimeoutError,
     LogTruncatedError,
     OffsetOutOfRangeError,
     OptionError,
     PartitionHeldError,
+    PartitionOwnedError,
     PoisonedError,
     PystreamError,
     ReadOnlyError,
@@ -42,15 +46,18 @@ from pystream.errors import (
     UnsupportedError,
 )
 from pystream.metadata import TopicOptions
+from pystream.opening import open
 from pystream.partition import Hold, Partition
+from pystream.places import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from pystream.producer import Producer
 from pystream.serializers import Serializer
-from pystream.store import Store, open
+from pystream.store import Store
 from pystream.topic import Topic
 from pystream.versions import show_versions
 
 if TYPE_CHECKING:
     from pystream.aio import AsyncConsumer, AsyncProducer
+    from pystream.group import Group
 
     __version__: str
 
@@ -64,16 +71,22 @@ __all__ = [
     "Consumer",
     "CorruptLogError",
     "DeliveryError",
+    "FencedMemberError",
     "ForkedError",
     "FormatVersionError",
+    "Group",
+    "GroupNotEmptyError",
+    "GroupNotFoundError",
     "Hold",
     "LockTimeoutError",
     "LogTruncatedError",
+    "OffsetAndMetadata",
     "OffsetAndTimestamp",
     "OffsetOutOfRangeError",
     "OptionError",
     "Partition",
     "PartitionHeldError",
+    "PartitionOwnedError",
     "PoisonedError",
     "Producer",
     "PystreamError",
@@ -101,11 +114,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # importlib.metadata and asyncio take longer to import than all of pystream; few ask.
+    # These take longer to import than all the rest, or few ask for them.
     if name in ("AsyncConsumer", "AsyncProducer"):
         from pystream import aio
 
         return getattr(aio, name)
+    if name == "Group":
+        from pystream.group import Group
+
+        return Group
     if name == "__version__":
         from importlib.metadata import version
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from pystream import options as opt
 from pystream._native import aio as native
+from pystream._native.bells import Bell
 from pystream._native.delivery import BufferFull
 from pystream.errors import ClosedError
 
 if TYPE_CHECKING:
     from pystream._native.batch import Batch, Record
     from pystream._native.producer import RecordMetadata
-    from pystream.consumer import Consumer, OffsetAndTimestamp, PartitionLike, TopicPartition
+    from pystream.consumer import Consumer
     from pystream.partition import Position
+    from pystream.places import OffsetAndMetadata, OffsetAndTimestamp, PartitionLike, TopicPartition, Topics
     from pystream.producer import Producer
 
 T = TypeVar("T")
@@ -25,15 +27,15 @@ T = TypeVar("T")
 # Longer than any program runs; some loops count in small numbers.
 TIMER_S_MAX: Final = 365 * 86400.0
 
-_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, native.Bell] = WeakKeyDictionary()
+_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, Bell] = WeakKeyDictionary()
 
 
-def _bell_of(loop: asyncio.AbstractEventLoop) -> native.Bell:
+def _bell_of(loop: asyncio.AbstractEventLoop) -> Bell:
     """The bell that wakes a loop, which polls it from now on. To be called by the loop's thread."""
     bell = _bells.get(loop)
     if bell is None or bell.forked:
-        bell = native.Bell()
-        loop.add_reader(bell.fileno(), bell.answer)
+        bell = Bell()
+        loop.add_reader(bell.fileno(), native.answer, bell)
         _bells[loop] = bell
     return bell
 
@@ -46,9 +48,14 @@ class _Deadline:
         seconds = min(timeout_ns / 1e9, TIMER_S_MAX)
         self.at = None if timeout_ns < 0 else self.loop.time() + seconds
         self.is_past = timeout_ns == 0
+        self.has_rung = True
 
-    async def wait(self, watch: Callable[[native.Bell, asyncio.Future[bool]], native.Watch | None]) -> None:
-        """Wait until the watch rings, or the deadline: then `is_past`.
+    async def wait(
+        self,
+        watch: Callable[[Bell, asyncio.Future[bool]], native.Watch | None],
+        slice_ns: int | None = None,
+    ) -> None:
+        """Wait until the watch rings, a slice of so many ns is over, or the deadline: then `is_past`.
 
         Cancelled at any point, it leaves nothing behind.
         """
@@ -57,9 +64,14 @@ class _Deadline:
         if started is None:
             await asyncio.sleep(0)
             return
-        timer = None if self.at is None else self.loop.call_at(self.at, _run_out, future)
+        until = self.at
+        if slice_ns is not None:
+            slice_end = self.loop.time() + slice_ns / 1e9
+            until = slice_end if until is None else min(until, slice_end)
+        timer = None if until is None else self.loop.call_at(until, _run_out, future)
         try:
-            self.is_past = not await future
+            self.has_rung = await future
+            self.is_past = not self.has_rung and until == self.at
         finally:
             started.cancel()
             if timer is not None:
@@ -103,7 +115,7 @@ class AsyncConsumer:
 
     # ---- what is read -----------------------------------------------------------------------------
 
-    def subscribe(self, topics: str | Iterable[str]) -> None:
+    def subscribe(self, topics: Topics) -> None:
         """Read all partitions of `topics`, and nothing else; see `Consumer.subscribe`."""
         self._consumer.subscribe(topics)
         self._fetcher.nudge()
@@ -186,15 +198,16 @@ class AsyncConsumer:
             return found
         deadline = _Deadline(timeout_ns)
         while True:
-            await deadline.wait(self._watch)
+            await deadline.wait(self._watch, self._fetcher.slice_ns)
             self._turn.begin()
+            self._fetcher.waited(deadline.has_rung)
             if self._fetcher.closed:
                 return None
             found = take()
             if found is not None or deadline.is_past:
                 return found
 
-    def _watch(self, bell: native.Bell, future: asyncio.Future[bool]) -> native.Watch | None:
+    def _watch(self, bell: Bell, future: asyncio.Future[bool]) -> native.Watch | None:
         return native.watch_fetcher(self._fetcher, bell, future)
 
     # ---- places -----------------------------------------------------------------------------------
@@ -232,6 +245,63 @@ class AsyncConsumer:
         """For each partition, the first record whose timestamp is at or after the time; None if none is."""
         return self._consumer.offsets_for_times(times)
 
+    def lag(self) -> dict[TopicPartition, int]:
+        """For each partition assigned, how many offsets lie between its position and its end."""
+        return self._consumer.lag()
+
+    # ---- its group --------------------------------------------------------------------------------
+
+    @property
+    def group(self) -> str | None:
+        """The name of its group, or None."""
+        return self._consumer.group
+
+    @property
+    def member_id(self) -> str | None:
+        """What its group calls it; see `Consumer.member_id`."""
+        return self._consumer.member_id
+
+    @property
+    def generation(self) -> int | None:
+        """How often its group has shared out partitions; None without a group."""
+        return self._consumer.generation
+
+    async def commit(
+        self,
+        offsets: Mapping[PartitionLike, int | OffsetAndMetadata] | None = None,
+        *,
+        durable: bool = False,
+    ) -> None:
+        """Say that everything is done up to here; see `Consumer.commit`.
+
+        Only `durable=True` is waited for, in a thread of the loop's executor.
+        """
+        durable = opt.parse_flag("durable", durable)
+        self._consumer.commit(offsets)
+        if durable:
+            await asyncio.get_running_loop().run_in_executor(None, self._consumer._member().save)
+
+    @overload
+    def committed(self, partition: PartitionLike, *, metadata: Literal[False] = False) -> int | None: ...
+    @overload
+    def committed(self, partition: PartitionLike, *, metadata: Literal[True]) -> OffsetAndMetadata | None: ...
+    def committed(
+        self, partition: PartitionLike, *, metadata: bool = False
+    ) -> int | OffsetAndMetadata | None:
+        """The group's committed offset in any partition; see `Consumer.committed`."""
+        if opt.parse_flag("metadata", metadata):
+            return self._consumer.committed(partition, metadata=True)
+        return self._consumer.committed(partition)
+
+    def seek_to_committed(self, *partitions: PartitionLike) -> None:
+        """Go on at the committed offset of these partitions, or of all; see `Consumer.seek_to_committed`."""
+        self._consumer.seek_to_committed(*partitions)
+        self._fetcher.nudge()
+
+    def heartbeat(self) -> None:
+        """Tell the group that this consumer lives; see `Consumer.heartbeat`."""
+        self._consumer.heartbeat()
+
     # ---- life -------------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -245,7 +315,7 @@ class AsyncConsumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        self._consumer._close(clean=error is None)
 
     def __repr__(self) -> str:
         return repr(self._consumer).replace("Consumer", "AsyncConsumer", 1)
@@ -415,7 +485,7 @@ class AsyncProducer:
     async def _progress(self, deadline: _Deadline, seen: int) -> None:
         """Wait until something was delivered, or failed, since the count `seen`."""
 
-        def watch(bell: native.Bell, future: asyncio.Future[bool]) -> native.Watch | None:
+        def watch(bell: Bell, future: asyncio.Future[bool]) -> native.Watch | None:
             return native.watch_producer(self._producer, bell, future, seen)
 
         await deadline.wait(watch)

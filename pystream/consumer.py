@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from re import Pattern
+from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
 
 from pystream import options as opt
 from pystream import serializers
-from pystream._native.reader import Fetcher, PartitionReader
-from pystream.errors import ClosedError, OptionError, UnsupportedError
+from pystream._native.fetcher import Fetcher
+from pystream._native.reader import PartitionReader
+from pystream.errors import ClosedError, OffsetOutOfRangeError, OptionError
 from pystream.partition import Partition, Position
+from pystream.places import (
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    PartitionLike,
+    Start,
+    TopicPartition,
+    Topics,
+)
 
 if TYPE_CHECKING:
     from pystream._native.batch import Batch, Record
     from pystream._native.schema import Schema
+    from pystream.group.documents import Committed
+    from pystream.group.membership import Membership
+    from pystream.group.patterns import Follower
+    from pystream.group.settings import GroupOptions
     from pystream.serializers import SerializerLike
     from pystream.store import Store
     from pystream.topic import Topic
 
 SPIN_NS_MAX = 10**9
+METADATA_BYTES_MAX: Final = 4096
 
-
-class TopicPartition(NamedTuple):
-    """A partition of a topic, and perhaps a place in it."""
-
-    topic: str
-    partition: int
-    offset: int | None = None
-
-
-class OffsetAndTimestamp(NamedTuple):
-    """A record found by time: its offset, and its timestamp in nanoseconds since the epoch."""
-
-    offset: int
-    timestamp: int
-
-
-PartitionLike: TypeAlias = TopicPartition | tuple[str, int]
-"""A `TopicPartition`, or a plain (topic, partition)."""
-
-Start: TypeAlias = Position | Mapping[PartitionLike, Position]
-"""Where partitions begin: "earliest", "latest", a moment, or {(topic, partition): offset, moment or word}."""
 
 _Key: TypeAlias = tuple[str, int]
 
@@ -66,8 +62,9 @@ class Consumer:
     def __init__(
         self,
         store: Store,
-        topics: Iterable[str],
+        topics: Iterable[str | Pattern[str]],
         *,
+        group: GroupOptions | None = None,
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
@@ -86,6 +83,9 @@ class Consumer:
         self._schemas: dict[str, Schema] = {}
         self._readers: dict[_Key, PartitionReader] = {}
         self._fetcher = Fetcher(spin_ns=self._spin_ns)
+        self._membership: Membership | None = None
+        self._follower: Follower | None = None
+        self._asker: threading.Thread | None = None  # who asks for records
         self._closed = False
         names = tuple(topics)
         for mapping in (value, key):
@@ -96,9 +96,17 @@ class Consumer:
                 self._partition(partition)
         else:
             self._check_start(start)
-        if names:
-            self.subscribe(names)
+        if group is not None:
+            from pystream.group.membership import Membership
+
+            self._membership = Membership(self, group)
         store._users.add(self)
+        if names:
+            try:
+                self.subscribe(names)
+            except BaseException:
+                self._close(clean=False)
+                raise
 
     @property
     def closed(self) -> bool:
@@ -107,32 +115,98 @@ class Consumer:
 
     # ---- what is read -----------------------------------------------------------------------------
 
-    def subscribe(self, topics: str | Iterable[str]) -> None:
+    @property
+    def group(self) -> str | None:
+        """The name of its group, or None."""
+        return self._membership.options.name if self._membership is not None else None
+
+    @property
+    def member_id(self) -> str | None:
+        """What its group calls it, 16 hexadecimal digits; None without a group, or before it has joined."""
+        return (self._membership.member_id or None) if self._membership is not None else None
+
+    @property
+    def generation(self) -> int | None:
+        """How often its group has shared out partitions; None without a group, or when that was deleted."""
+        return self._membership.generation if self._membership is not None else None
+
+    def subscribe(self, topics: Topics) -> None:
         """Read all partitions of `topics`, and nothing else. Partitions read before keep their place.
+
+        In a group: the share of them that falls to this consumer. It takes at once what nobody else has, and
+        the rest as the others give it up, which each does when it next asks for records.
+
+        Args:
+            topics: names of existing topics, or a pattern that whole names are to match: compiled, or text
+                that begins with "^". Topics that match and are made later are read, too, from the moment
+                they are there; those that are deleted are dropped. None at all: read nothing.
 
         Raises:
             TopicNotFoundError: a topic does not exist; nothing changes.
-            UnsupportedError: a pattern instead of names.
+            OptionError: not a regular expression; or the group's members share out in another way.
         """
         self._check()
         self._forget_deleted()
-        names = [topics] if isinstance(topics, (str, Pattern)) else list(topics)
-        for name in names:
+        names, pattern = self._parse_topics(topics)
+        if self._membership is not None:
+            for name in names:
+                self._topic(name)
+            self._membership.subscribe(names, pattern)
+            return
+        if pattern is not None:
+            from pystream.group.patterns import Follower
+
+            follower = Follower(
+                self._store.path, pattern, self._follow, read_only=self._store._handle.read_only
+            )
+            self._stop_following()
+            self._follower = follower
+            self._fetcher.attend(follower.attention)
+            names = follower.topics()
+        else:
+            self._stop_following()
+        self._read_all(names)
+
+    def _parse_topics(self, topics: Topics) -> tuple[tuple[str, ...], Pattern[str] | None]:
+        given = [topics] if isinstance(topics, (str, Pattern)) else list(topics)
+        names: list[str] = []
+        for name in given:
             if isinstance(name, Pattern) or (isinstance(name, str) and name.startswith("^")):
-                raise UnsupportedError("subscription by pattern is not available in this version of pystream")
+                if len(given) > 1:
+                    raise OptionError("give one pattern alone, or names; a pattern may join others by '|'")
+                from pystream.group.patterns import parse_pattern
+
+                return (), parse_pattern(name)
             if not isinstance(name, str):
                 several = "; give several one by one: consumer(*names)" * isinstance(name, (list, tuple))
                 raise TypeError(f"topic name must be a str, not {type(name).__name__}{several}")
-        found = [self._topic(name) for name in dict.fromkeys(names)]
+            names.append(name)
+        return tuple(dict.fromkeys(names)), None
+
+    def _read_all(self, names: Iterable[str]) -> None:
+        found = [self._topic(name) for name in names]
         self._assign({(topic.name, index): None for topic in found for index in range(topic.partitions)})
+
+    def _follow(self, names: tuple[str, ...]) -> None:
+        """Topics that match have come or gone."""
+        self._forget_deleted()
+        self._read_all(name for name in names if name in self._topics or name in self._store)
+
+    def _stop_following(self) -> None:
+        if self._follower is not None:
+            self._fetcher.attend(None)
+            self._follower.close()
+            self._follower = None
 
     def assign(self, partitions: Iterable[TopicPartition | tuple[str, int] | tuple[str, int, int]]) -> None:
         """Read these partitions, and nothing else, each from its offset if it names one.
 
-        Those that name none keep their place, or begin where `start` says.
+        Those that name none keep their place, or begin where `start` says. In a group: they begin at their
+        committed offsets, and no other member may read them; nor may others subscribe to topics then.
 
         Raises:
             TopicNotFoundError, OptionError: no such topic or partition; nothing changes.
+            PartitionOwnedError: another member of the group reads one of them; nothing changes.
             OffsetOutOfRangeError: an offset is not in its partition; nothing changes.
         """
         self._check()
@@ -143,6 +217,13 @@ class Consumer:
                 raise TypeError(f"expected (topic, partition) or (topic, partition, offset), not {given!r}")
             where = TopicPartition(*given)
             wanted[self._partition(where[:2])] = where.offset
+        if self._membership is not None:
+            for key, offset in wanted.items():
+                if offset is not None:
+                    self._place(key, offset, "offset")
+            self._membership.assign(wanted)
+            return
+        self._stop_following()
         self._assign(wanted)
 
     def assignment(self) -> list[TopicPartition]:
@@ -243,12 +324,144 @@ class Consumer:
             found[given] = None if hit is None else OffsetAndTimestamp(*hit)
         return found
 
+    def lag(self) -> dict[TopicPartition, int]:
+        """For each partition assigned, how many offsets lie between its position and its end."""
+        self._check()
+        return {
+            TopicPartition(*key): max(self._partition_of(key).end_offset - reader.position, 0)
+            for key, reader in sorted(self._readers.items())
+        }
+
+    # ---- what is done -----------------------------------------------------------------------------
+
+    def commit(
+        self,
+        offsets: Mapping[PartitionLike, int | OffsetAndMetadata] | None = None,
+        *,
+        durable: bool = False,
+    ) -> None:
+        """Say that everything is done up to here: whoever reads the partition next begins there.
+
+        It survives the death of any process at once, and a power failure from the next `sync_interval` on.
+        With `auto_commit=True` it is seldom needed: a record, or a batch, is committed when the next is
+        asked for.
+
+        Args:
+            offsets: for each partition the offset of the next record to do, perhaps with metadata. None: all
+                that was handed out is done, the record or the batch in hand included.
+            durable: return only when it would survive a power failure, the records below it included.
+
+        Raises:
+            FencedMemberError: the consumer was put out of its group, as it was silent for longer than its
+                `session_timeout`. Nothing was committed.
+            LockTimeoutError: committed, but not durable yet: another process has been saving for 30 s.
+            OffsetOutOfRangeError: the partition has no such offset; nothing was committed.
+            OptionError: no group; a partition that is not assigned; metadata of more than 4,096 bytes.
+            StorageError: a system call failed.
+        """
+        membership = self._member()
+        durable = opt.parse_flag("durable", durable)
+        wanted: dict[_Key, int | Committed] | None = None
+        if offsets is not None:
+            if not isinstance(offsets, Mapping):
+                raise TypeError(f"offsets= must be {{(topic, partition): offset}}, not {type(offsets)}")
+            wanted = {}
+            for given, entry in offsets.items():
+                self._reader(given)
+                wanted[self._partition(given)] = self._parse_commit(given, entry)
+        membership.commit(wanted, durable=durable)
+
+    def _parse_commit(self, given: PartitionLike, entry: object) -> int | Committed:
+        from pystream.group.documents import Committed
+
+        whole = entry if isinstance(entry, OffsetAndMetadata) else OffsetAndMetadata(entry)  # type: ignore[arg-type]
+        offset = opt.parse_int("offset", whole.offset)
+        partition = self._partition_of(given)
+        if not 0 <= offset <= partition.end_offset:
+            raise OffsetOutOfRangeError(
+                f"offset {offset} cannot be committed: {partition.topic!r}/{partition.index} ends at "
+                f"{partition.end_offset}",
+                topic=partition.topic,
+                partition=partition.index,
+                offset=offset,
+            )
+        if not isinstance(entry, OffsetAndMetadata):
+            return offset
+        if not isinstance(whole.metadata, str):
+            raise TypeError(f"metadata must be a str, not {type(whole.metadata).__name__}")
+        if len(whole.metadata.encode("utf-8", "surrogatepass")) > METADATA_BYTES_MAX:
+            raise OptionError(f"metadata has more than {METADATA_BYTES_MAX} bytes")
+        epoch = (
+            -1 if whole.leader_epoch is None else opt.parse_int("leader_epoch", whole.leader_epoch, minimum=0)
+        )
+        return Committed(offset, epoch, whole.metadata, time_ns())
+
+    @overload
+    def committed(self, partition: PartitionLike, *, metadata: Literal[False] = False) -> int | None: ...
+    @overload
+    def committed(self, partition: PartitionLike, *, metadata: Literal[True]) -> OffsetAndMetadata | None: ...
+    def committed(
+        self, partition: PartitionLike, *, metadata: bool = False
+    ) -> int | OffsetAndMetadata | None:
+        """The group's committed offset in any partition, whoever reads it; None: there is none.
+
+        Args:
+            metadata: give an `OffsetAndMetadata`.
+
+        Raises:
+            OptionError: no group; no such partition.
+        """
+        membership = self._member()
+        found = membership.committed(self._partition(partition))
+        if found is None:
+            return None
+        if opt.parse_flag("metadata", metadata):
+            return OffsetAndMetadata(found.offset, found.metadata, found.epoch)
+        return found.offset
+
+    def seek_to_committed(self, *partitions: PartitionLike) -> None:
+        """Go on at the committed offset of these partitions, or of all; where there is none, as `start`
+        says."""
+        self._member()
+        for key in [self._partition(partition) for partition in partitions] or list(self._readers):
+            offset = self.committed(key)
+            self._reader(key).seek(self._first_place(key) if offset is None else offset)
+
+    def heartbeat(self) -> None:
+        """Tell the group that this consumer lives, while it does something that takes longer than its
+        `session_timeout`. Asking for records, waiting for them and committing say so, too. From any
+        thread."""
+        self._member().heartbeat()
+
     # ---- life -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop reading. Ends a wait in another thread. Twice is once; batches handed out stay good."""
-        self._closed = True
-        self._fetcher.close()
+        """Stop reading. Ends a wait in another thread. Twice is once; batches handed out stay good.
+
+        In a group: `on_revoked` is called, what was handed out is committed, durably, and the others take
+        over. Where it is closed on account of an exception, or while another thread reads from it, what is in
+        hand is not committed, and will be given out again.
+        """
+        self._close(clean=sys.exception() is None)
+
+    def _close(self, *, clean: bool) -> None:
+        if self._closed:
+            return
+        try:
+            if self._membership is not None and not self._store._handle.forked:
+                asker = self._asker or threading.current_thread()
+                clean &= asker is threading.current_thread() or not asker.is_alive()
+                self._membership.leave(clean=clean, closing=True)
+        finally:
+            self._closed = True
+            self._fetcher.close()
+            if self._follower is not None:
+                self._follower.close()
+
+    def __del__(self) -> None:
+        membership = getattr(self, "_membership", None)
+        if membership is not None:
+            membership.abandon()
 
     def __enter__(self) -> Consumer:
         self._check()
@@ -257,7 +470,7 @@ class Consumer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close(clean=error is None)
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
@@ -268,14 +481,28 @@ class Consumer:
     # ---- inside -----------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        if self._closed:
+        if self._closed or self._fetcher.closed:  # or about to be, by another thread
             raise ClosedError("the consumer is closed")
         self._store._check()
 
     def _check_assigned(self) -> None:
         self._check()
-        if not self._readers:
+        if self._membership is not None:
+            self._asker = threading.current_thread()
+        if not self._readers and not self._awaits():
             raise OptionError("the consumer reads nothing yet: subscribe() to topics or assign() partitions")
+
+    def _awaits(self) -> bool:
+        """Whether partitions may come to it."""
+        return self._follower is not None or (self._membership is not None and self._membership.joined)
+
+    def _member(self) -> Membership:
+        self._check()
+        if self._membership is None:
+            raise OptionError(
+                "the consumer is in no group: store.consumer(..., group=NAME) makes one that is"
+            )
+        return self._membership
 
     def _forget_deleted(self) -> None:
         """Stop reading topics that were deleted; their names may be those of others now."""
@@ -360,8 +587,12 @@ class Consumer:
         for key, place in places.items():
             if key not in self._readers:
                 assert place is not None
-                reader = PartitionReader(self._partition_of(key)._log(), place, schema=self._schemas[key[0]])
-                self._fetcher.add(reader)
-                self._readers[key] = reader
+                self._make_reader(key, place)
             elif place is not None:
                 self._readers[key].seek(place)
+
+    def _make_reader(self, key: _Key, place: int) -> PartitionReader:
+        reader = PartitionReader(self._partition_of(key)._log(), place, schema=self._schemas[key[0]])
+        self._fetcher.add(reader)
+        self._readers[key] = reader
+        return reader

@@ -191,7 +191,8 @@ class Head:
     high_watermark: int
     log_end: int
     durable_offset: int
-    waiters: int
+    waited_for: bool
+    """Somebody waits for the next append, or did when the last one came."""
 
     @property
     def slot(self) -> Slot | None:

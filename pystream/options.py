@@ -99,10 +99,8 @@ _TOPIC_NAME_REFUSED: Final = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
 # they took effect.
 _LATER: Final = {
     "cleanup": "cleaning by age, size or key",
-    "group": "consumer groups",
     "isolation": "transactions",
     "min_free_bytes": "a reserve of free disk space",
-    "pattern": "subscription by pattern",
     "retention": "retention",
     "retention_bytes": "retention",
     "transactional_id": "transactions",
@@ -374,28 +372,34 @@ def _datetime64_array(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any
 
 
 def check_topic_name(name: object) -> str:
-    """A topic name by Kafka's rule: 1 to 249 of `a-z A-Z 0-9 . _ -`, not "." or "..", not "__...".
+    """A topic name; see `check_name`."""
+    return check_name("topic", name)
+
+
+def check_name(noun: str, name: object) -> str:
+    """A name of a topic or group by Kafka's rule: 1 to 249 of `a-z A-Z 0-9 . _ -`, not "." or "..", not
+    "__...".
 
     Raises:
         OptionError: which rule is broken.
         TypeError: not a str.
     """
     if not isinstance(name, str):
-        raise TypeError(f"topic name must be a str, not {type(name).__name__}")
+        raise TypeError(f"{noun} name must be a str, not {type(name).__name__}")
     if not name:
-        raise OptionError("topic name is empty")
+        raise OptionError(f"{noun} name is empty")
     if refused := _TOPIC_NAME_REFUSED.search(name):
         raise OptionError(
-            f"topic name {name[:300]!r}: {refused[0]!r} is not allowed; use a-z, A-Z, 0-9, '.', '_' and '-'"
+            f"{noun} name {name[:300]!r}: {refused[0]!r} is not allowed; use a-z, A-Z, 0-9, '.', '_' and '-'"
         )
     if name in (".", ".."):
-        raise OptionError(f"topic name {name!r} is not allowed")
+        raise OptionError(f"{noun} name {name!r} is not allowed")
     if len(name) > TOPIC_NAME_BYTES_MAX:
         raise OptionError(
-            f"topic name has {len(name)} characters: at most {TOPIC_NAME_BYTES_MAX} are allowed"
+            f"{noun} name has {len(name)} characters: at most {TOPIC_NAME_BYTES_MAX} are allowed"
         )
     if name.startswith("__"):
-        raise OptionError(f"topic name {name!r}: names that start with '__' are reserved")
+        raise OptionError(f"{noun} name {name!r}: names that start with '__' are reserved")
     return name
 
 

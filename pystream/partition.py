@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -319,8 +319,9 @@ class Partition:
             return log.start_offset if word == "earliest" else log.high_watermark
         if hasattr(position, "__index__"):
             return opt.parse_int(name, position, minimum=0, maximum=opt.INT64_MAX)
-        if isinstance(position, float):
-            raise TypeError(f"{name}= must be an offset, 'earliest', 'latest' or a moment, not float")
+        if not isinstance(position, (date, np.datetime64)):
+            kind = type(position).__name__
+            raise TypeError(f"{name}= must be an offset, 'earliest', 'latest' or a moment, not {kind}")
         found = log.find_time(opt.parse_time(name, position))
         return log.high_watermark if found is None else found[0]
 

@@ -5,29 +5,28 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
+from re import Pattern
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from pystream import deletion, metadata, serializers
 from pystream import options as opt
-from pystream._native.limits import DURABILITIES, IO_VERBS, PARTITIONS_MAX
+from pystream._native.limits import PARTITIONS_MAX
 from pystream._native.log import StoreHandle
-from pystream.consumer import Consumer, Start
+from pystream.consumer import Consumer
 from pystream.errors import (
     ClosedError,
     CorruptLogError,
     ForkedError,
     OptionError,
     ReadOnlyError,
-    StoreNotFoundError,
     TopicNotFoundError,
-    UnsafeFileSystemError,
 )
 from pystream.metadata import TopicOptions
+from pystream.places import Start
 from pystream.serializers import SerializerLike
 from pystream.topic import Topic
 
@@ -35,14 +34,25 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pystream.aio import AsyncConsumer
+    from pystream.group import Group
+    from pystream.group.settings import Callback, GroupOptions
     from pystream.producer import Producer
 
-DURABILITY_DEFAULT: Final = "interval"
-SYNC_INTERVAL_DEFAULT_NS: Final = 10**9
 DELETE_TIMEOUT_DEFAULT_S: Final = 30
 
+# Held while a store is opened, or given up.
+lock = threading.RLock()
 
-class _Settings(NamedTuple):
+
+def _after_fork() -> None:
+    global lock  # another thread of the parent may have held it
+    lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Settings(NamedTuple):
     """What all `Store` objects on one directory in this process have in common."""
 
     durability: str
@@ -52,182 +62,6 @@ class _Settings(NamedTuple):
     filesystem: str
 
 
-_lock = threading.RLock()
-_settings: WeakKeyDictionary[StoreHandle, _Settings] = WeakKeyDictionary()
-
-
-def _after_fork() -> None:
-    global _lock  # another thread of the parent may have held it
-    _lock = threading.RLock()
-    _settings.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def open(
-    path: str | os.PathLike[str],
-    mode: str = "rw",
-    *,
-    create: bool | None = None,
-    durability: str | None = None,
-    sync_interval: opt.Duration | None = None,
-    io: str = "auto",
-    force: bool = False,
-    **later: Never,
-) -> Store:
-    """Open the store in directory `path`, making it when it is not there.
-
-    Opening a store twice in a process shares it: each `Store` is closed by itself, and the last one
-    closes the files.
-
-    Args:
-        path: the store's directory. Only its last component is ever created, and only a directory that
-            is empty is made a store.
-        mode: "rw", or "r" to read only. Nothing at all is written then, so that it works on a disk that is
-            mounted read-only, without permission to write, and on a full one. Writers go on beside it, and
-            their records are seen as they come, by looking for them every so often (up to 50 ms). What a
-            crash has torn is left out, and left as it is: mending is for the next who opens to write.
-        create: False refuses to make a store where there is none. True by default, except to read.
-        durability: for new topics that do not say their own: "interval" (the default: synced every
-            `sync_interval`), "sync" (an acknowledged record is on the disk), "none" (left to the kernel).
-        sync_interval: seconds between the syncs of "interval" topics, 1 ms to 1 h; 1 s by default.
-        io: how records are stored: "mmap", "pwrite", or "auto": by the file system, and "pwrite" for topics
-            with durability "sync", whose appends wait for the disk less that way.
-        force: open on a network or user-space file system all the same, where locks and power failures
-            keep no promise.
-
-    Raises:
-        StoreNotFoundError: no store there (and `create=False`, or the parent directory is missing, or
-            `path` is a file, or a directory that holds other things).
-        UnsafeFileSystemError: a file system that cannot keep the promises, without `force=True`.
-        OptionError: an option's value is refused, or differs from that of a `Store` already open here, or is
-            for writers and `mode` is "r".
-        CorruptLogError, FormatVersionError: `store.json` is damaged, or too new.
-        StorageError: a system call failed.
-    """
-    opt.refuse_unknown("open", later)
-    read_only = opt.parse_choice("mode", mode, ("r", "rw")) == "r"
-    create = not read_only if create is None else opt.parse_flag("create", create)
-    force = opt.parse_flag("force", force)
-    if read_only:
-        _refuse_for_readers(
-            create=create, durability=durability, sync_interval=sync_interval, io=io != "auto"
-        )
-    directory = _parse_path(path)
-    given: dict[str, Any] = {}
-    if durability is not None:
-        given["durability"] = opt.parse_choice("durability", durability, DURABILITIES)
-    if sync_interval is not None:
-        given["sync_interval_ns"] = opt.parse_duration(
-            "sync_interval", sync_interval, minimum=opt.SYNC_INTERVAL_NS_MIN, maximum=opt.SYNC_INTERVAL_NS_MAX
-        )
-    if opt.parse_choice("io", io, ("auto", *IO_VERBS)) != "auto":
-        given["io"] = io
-    _find_or_create(directory, create, io, force)
-    identity = metadata.read_store(directory)
-    given["io"], filesystem = _choose_io(directory, io, force)
-    with _lock, metadata.storage_errors(directory):
-        handle = StoreHandle.acquire(directory, read_only)
-        try:
-            settings = _settings.get(handle)
-            if settings is None:
-                settings = _Settings(
-                    durability=given.get("durability", DURABILITY_DEFAULT),
-                    sync_interval_ns=given.get("sync_interval_ns", SYNC_INTERVAL_DEFAULT_NS),
-                    io=given["io"],
-                    io_is_auto=io == "auto",
-                    filesystem=filesystem,
-                )
-                _settings[handle] = settings
-                if not read_only:
-                    deletion.sweep(handle, directory)
-            elif conflict := _conflict(settings, given, io):
-                name, wanted, existing = conflict
-                raise OptionError(
-                    f"{name}={wanted!r}: {directory} is already open in this process with {name}={existing!r}"
-                )
-        except BaseException:
-            handle.release()
-            raise
-    return Store(directory, handle, settings, identity)
-
-
-def _refuse_for_readers(**given: object) -> None:
-    for name, value in given.items():
-        if value:
-            raise OptionError(f"{name}= is for stores that are written to; leave it out with mode='r'")
-
-
-def _conflict(settings: _Settings, given: Mapping[str, Any], io: str) -> tuple[str, object, object] | None:
-    for name, wanted in given.items():
-        existing = getattr(settings, name)
-        if wanted == existing or (name == "io" and io == "auto"):
-            continue
-        if name == "sync_interval_ns":
-            return "sync_interval", wanted / 1e9, existing / 1e9
-        return name, wanted, existing
-    return None
-
-
-def _parse_path(path: object) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be a str, not bytes")
-    if not text or "\0" in text:
-        raise OptionError(f"path={text!r}: " + ("is empty" if not text else "holds a NUL character"))
-    length = len(os.fsencode(os.path.realpath(text)))
-    if length > opt.STORE_PATH_BYTES_MAX:
-        raise OptionError(
-            f"path={text!r}: has {length} bytes in full; a store's may have {opt.STORE_PATH_BYTES_MAX} bytes"
-        )
-    return os.path.abspath(text)
-
-
-def _find_or_create(path: str, create: bool, io: str, force: bool) -> None:
-    """See that `path` is a store's directory, made now if that was asked for and may be."""
-    if os.path.isfile(os.path.join(path, metadata.STORE_FILE)):
-        return
-    with metadata.storage_errors(path):
-        if os.path.lexists(path) and not os.path.isdir(path):
-            raise StoreNotFoundError(f"{path}: not a directory; a store is a directory", path=path)
-        if not create:
-            missing = "is not a pystream store" if os.path.isdir(path) else "does not exist"
-            raise StoreNotFoundError(f"{path}: {missing} (create=False)", path=path)
-        parent = os.path.dirname(path)
-        if not os.path.isdir(parent):
-            raise StoreNotFoundError(
-                f"{path}: its parent directory {parent} does not exist; only the last component is created",
-                path=path,
-            )
-        _choose_io(path if os.path.isdir(path) else parent, io, force)  # before anything is made
-        with suppress(FileExistsError):
-            os.mkdir(path)
-    metadata.create_store(path)
-
-
-def _choose_io(path: str, io: str, force: bool) -> tuple[str, str]:
-    """How to store on the file system at `path`, and what that is called."""
-    chosen, filesystem = StoreHandle.choose_io(path)
-    if chosen == "refused":
-        if not force:
-            raise UnsafeFileSystemError(
-                f"{path}: on {filesystem}, a network or user-space file system, where locks and syncs may "
-                "not hold; use a local file system, or force=True to do without the guarantees",
-                path=path,
-            )
-        chosen = "pwrite"
-    if io == "mmap" and chosen != "mmap" and not force:
-        raise UnsafeFileSystemError(
-            f"{path}: io='mmap' is not safe on {filesystem}, where a full disk ends the process; use "
-            "io='auto', or force=True",
-            path=path,
-        )
-    return (chosen if io == "auto" else io), filesystem
-
-
 class Store:
     """A directory of topics. Made by `pystream.open`; may be shared by threads, not by forked processes.
 
@@ -235,13 +69,13 @@ class Store:
     """
 
     def __init__(
-        self, path: str, handle: StoreHandle, settings: _Settings, identity: metadata.Identity
+        self, path: str, handle: StoreHandle, settings: Settings, identity: metadata.Identity
     ) -> None:
         self._path = path
         self._handle = handle
         self._settings = settings
         self._identity = identity
-        self._closed = False
+        self._closed = self._closing = False
         self._users: WeakSet[Producer | Consumer] = WeakSet()
 
     @property
@@ -448,7 +282,16 @@ class Store:
 
     def consumer(
         self,
-        *topics: str,
+        *topics: str | Pattern[str],
+        group: str | None = None,
+        assignor: str | None = None,
+        session_timeout: opt.Duration | None = None,
+        auto_commit: bool | None = None,
+        truncated: str | None = None,
+        client: str | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
@@ -458,11 +301,32 @@ class Store:
     ) -> Consumer:
         """A consumer of all partitions of `topics` (none: `subscribe` or `assign` later).
 
+        With `group=` it shares them with the group's other consumers, in whatever process: each partition is
+        read by one of them. When one dies, the others take over at once where it was; what it had consumed is
+        committed, but for the record (or the batch) in its hand, which is given out again.
+
         Args:
-            topics: names of existing topics.
-            start: where partitions begin that are not placed otherwise: "earliest", "latest", a moment
-                (the first record at or after it, else the end), or a mapping of partitions to offsets,
-                where those left out begin at the earliest. See `Consumer`.
+            topics: names of existing topics, or one pattern; see `Consumer.subscribe`.
+            group: name of a consumer group, by the rules of topics' names; made if it is not there.
+            assignor: how the group shares out partitions: "sticky" (the default: evenly, and as few as can be
+                move when consumers come and go), "range" or "roundrobin", as Kafka's. All use the same.
+            session_timeout: seconds of silence, 0.1 to a day, after which a consumer that lives but hangs, or
+                whose process is stopped, is put out of the group for the others to go on; 45 by default.
+                Asking for records breaks the silence, so it must be longer than what is done with a record
+                (or a batch). Death needs no timeout: it is heard of at once.
+            auto_commit: True, the default: a record (or batch) is committed when the next one is asked for.
+                False: `commit` does it.
+            truncated: what to do where a power failure has cut the log below a committed offset: "raise" (the
+                default) `LogTruncatedError`, and go on at the cut when asked again; or "resume" there at
+                once.
+            client: what the consumer is called in `Group.describe`; by default, its program.
+            on_assigned: called with the consumer and the partitions that it begins to read.
+            on_revoked: likewise before it gives partitions up: the place to finish what is in hand, and
+                commit.
+            on_lost: likewise after it has lost them, having been put out; `on_revoked` if left out.
+            start: where partitions begin that are not placed otherwise, by a committed offset or by hand:
+                "earliest", "latest", a moment (the first record at or after it, else the end), or a mapping
+                of partitions to offsets, where those left out begin at the earliest. See `Consumer`.
             timeout: seconds without a record after which iteration ends; None: never.
             spin: seconds to look again and again before sleeping, 0 to 1; sooner woken for more CPU.
             value: what values of records are read through: "utf8", "json", "msgpack", a function of bytes, a
@@ -473,14 +337,37 @@ class Store:
         Raises:
             TopicNotFoundError, OptionError, UnsupportedError, TypeError, ClosedError: as `topic` does.
             OffsetOutOfRangeError: an offset in `start` is not in its partition.
+            ReadOnlyError: `group=`, and the store was opened to read only.
         """
         opt.refuse_unknown("consumer", later)
         self._check()
-        return Consumer(self, topics, start=start, timeout=timeout, spin=spin, value=value, key=key)
+        options = self._group_options(
+            group,
+            assignor=assignor,
+            session_timeout=session_timeout,
+            auto_commit=auto_commit,
+            truncated=truncated,
+            client=client,
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            on_lost=on_lost,
+        )
+        return Consumer(
+            self, topics, group=options, start=start, timeout=timeout, spin=spin, value=value, key=key
+        )
 
     def async_consumer(
         self,
-        *topics: str,
+        *topics: str | Pattern[str],
+        group: str | None = None,
+        assignor: str | None = None,
+        session_timeout: opt.Duration | None = None,
+        auto_commit: bool | None = None,
+        truncated: str | None = None,
+        client: str | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         value: SerializerLike | Mapping[str, SerializerLike] | None = None,
@@ -489,14 +376,63 @@ class Store:
     ) -> AsyncConsumer:
         """A consumer for asyncio: `async for`, `await poll()`. Arguments and errors are those of `consumer`.
 
-        An event loop does not spin, so there is no `spin`.
+        An event loop does not spin, so there is no `spin`. Callbacks of groups are called in the loop's
+        thread, with the `Consumer` inside.
         """
         opt.refuse_unknown("async_consumer", later)
         self._check()
-        consumer = Consumer(self, topics, start=start, timeout=timeout, spin=0, value=value, key=key)
+        options = self._group_options(
+            group,
+            assignor=assignor,
+            session_timeout=session_timeout,
+            auto_commit=auto_commit,
+            truncated=truncated,
+            client=client,
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            on_lost=on_lost,
+        )
+        consumer = Consumer(
+            self, topics, group=options, start=start, timeout=timeout, spin=0, value=value, key=key
+        )
         from pystream.aio import AsyncConsumer  # asyncio takes longer to import than all of pystream
 
         return AsyncConsumer(consumer)
+
+    def _group_options(self, name: str | None, **given: Any) -> GroupOptions | None:
+        if name is None and all(value is None for value in given.values()):
+            return None
+        from pystream.group.settings import parse_options
+
+        options = parse_options(name, **given)
+        self._check_writable()
+        return options
+
+    def groups(self) -> list[str]:
+        """The names of the consumer groups, sorted.
+
+        Raises:
+            ClosedError: the store is closed.
+            StorageError: the directory cannot be read.
+        """
+        self._check()
+        from pystream.group.shared import list_groups
+
+        return list_groups(self._path)
+
+    def group(self, name: str) -> Group:
+        """The consumer group called `name`: who is in it, how far it is, and setting it elsewhere.
+
+        Raises:
+            GroupNotFoundError: there is no such group; a consumer with `group=` makes one.
+            OptionError, TypeError: the name is none a group can have.
+            ClosedError: the store is closed.
+        """
+        self._check()
+        opt.check_name("group", name)
+        from pystream.group import Group
+
+        return Group(self, name)
 
     def close(self) -> None:
         """Close consumers, flush and close producers, and give up the store. Twice is once.
@@ -504,19 +440,21 @@ class Store:
         Raises:
             DeliveryError: records of a producer could not go out. The store is closed all the same.
         """
-        if self._closed:
+        if self._closed or self._closing:
             return
-        self._closed = True
+        self._closing = True
         if self._handle.forked:
+            self._closed = True
             return  # the files and the records still in builders are the parent's
         failed: BaseException | None = None
-        for user in list(self._users):
+        for user in list(self._users):  # while the store is open: they flush, and commit
             try:
                 user.close()
             except BaseException as error:
                 failed = failed or error
+        self._closed = True
         try:
-            with _lock:
+            with lock:
                 self._handle.release()
         finally:
             if failed is not None:

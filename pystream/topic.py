@@ -251,9 +251,10 @@ class Topic:
         """For each partition: offsets, what this process did, what is stored, what is lent.
 
         log_start, high_watermark, log_end, durable: offsets. appends, appended_records, appended_bytes,
-        syncs, rolls, mends, cuts: by this process since it opened the store. segments, stored_bytes: on
-        disk. lent_segments, lent_bytes: held by readers and by what they lent. sync_lag_ns_max: the longest
-        that a record waited for the interval sync that covered it.
+        syncs, rolls, mends, cuts, wakes: by this process since it opened the store; `wakes` are calls to the
+        kernel because somebody waited for an append. segments, stored_bytes: on disk. lent_segments,
+        lent_bytes: held by readers and by what they lent. sync_lag_ns_max: the longest that a record waited
+        for the interval sync that covered it.
         """
         found = {}
         for index in range(self.partitions):

@@ -21,12 +21,17 @@ from pystream import ForkedError
 from pystream.inspection import read_head
 from test_fork import in_child
 
-THREADS_MAX = 3
+THREADS_MAX = 8
 
 
-def waiters(partition: pystream.Partition) -> int:
-    """How many the partition's head counts, in all processes."""
-    return read_head(Path(partition._log().path) / "head").waiters
+def is_waited_for(partition: pystream.Partition) -> bool:
+    """Whether the next append wakes somebody, or tries to."""
+    return read_head(Path(partition._log().path) / "head").waited_for
+
+
+def wakes(topic: pystream.Topic) -> int:
+    """Calls of this process to wake somebody."""
+    return sum(each["wakes"] for each in topic.stats().values())
 
 
 def watch_threads() -> list[Path]:
@@ -61,22 +66,24 @@ def test_many_tasks_wait_for_another_process(tasks, partitions):
         assert appender.end() == waiter.end() == 0
 
 
-def test_waits_are_counted_once_a_partition_and_taken_back(run, store, topic):
+def test_a_hundred_tasks_are_woken_by_one_call(run, store, topic):
     partition = topic.partition(0)
 
     async def main() -> None:
         consumers = [store.async_consumer("t") for _ in range(100)]
         tasks = [asyncio.create_task(consumer.poll()) for consumer in consumers]
         await until(waiting(*consumers))
-        assert waiters(partition) == 1
+        assert is_waited_for(partition)
         for task in tasks[:50]:
             task.cancel()
         await asyncio.wait(tasks[:50])
-        assert waiters(partition) == 1
+        before_append = wakes(topic)
         partition.append([b"x"])
         batches = await asyncio.gather(*tasks[50:])
         assert [batch[0].value for batch in batches] == [b"x"] * 50
-        assert waiters(partition) == 0
+        partition.append([b"y"])
+        assert wakes(topic) == before_append + 1
+        assert not is_waited_for(partition)
         await asyncio.sleep(0.05)
         before = {thread: switches(thread) for thread in watch_threads()}
         await asyncio.sleep(1.2)  # nobody waits: nobody wakes
@@ -98,7 +105,11 @@ def test_a_consumer_of_many_partitions(run, store):
                 topic.partition(index).append([b"%d" % index])
                 batch = await asyncio.wait_for(wait, SOON_S)
                 assert batch is not None and batch.partition == index
-        assert waiters(topic.partition(0)) == 0
+        for _ in range(2):
+            before = wakes(topic)
+            for index in range(400):
+                topic.partition(index).append([b"y"])
+        assert wakes(topic) == before  # at the second time nobody is left
 
     run(main())
 
@@ -198,7 +209,7 @@ def test_fork_while_a_loop_waits(tmp_path, kind):
     thread.start()
     assert ready.wait(SOON_S)
     assert in_child(inherited) == repr("forked " * 3)
-    assert waiters(topic.partition(0)) == 1  # the child took nothing back
+    assert is_waited_for(topic.partition(0))  # the child took nothing back
     assert in_child(anew) == repr([b"child's"])
     thread.join(SOON_S)
     assert got == [b"child's"]
@@ -206,17 +217,20 @@ def test_fork_while_a_loop_waits(tmp_path, kind):
     store.close()
 
 
-def test_a_wait_that_is_forgotten_takes_itself_back(store, topic):
+def test_a_wait_that_is_forgotten_costs_one_call(store, topic):
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!"
     consumer = store.async_consumer("t")
     task = loop.create_task(consumer.poll())
     loop.run_until_complete(until(waiting(consumer)))
-    assert waiters(topic.partition(0)) == 1
+    assert is_waited_for(topic.partition(0))
     loop.close()
     del task, loop, consumer
     gc.collect()
-    assert waiters(topic.partition(0)) == 0
+    before = wakes(topic)
+    for _ in range(10):
+        topic.append([b"x"])
+    assert wakes(topic) == before + 1
 
 
 def test_asyncio_is_imported_by_those_who_use_it(tmp_path):

@@ -416,6 +416,7 @@ def test_interrupt_ends_the_loop(tmp_path):
     code = (
         "import asyncio, pystream, sys\n"
         "async def main():\n"
+        "    asyncio.get_running_loop().slow_callback_duration = 60\n"
         "    with pystream.open(sys.argv[1]) as store:\n"
         "        store.topic('t', create=True)\n"
         "        async with store.async_consumer('t') as consumer:\n"

@@ -214,7 +214,8 @@ def test_a_fault_of_ours_shows_where_and_is_no_answer():
 
 
 @pytest.mark.parametrize(
-    "command", ["describe", "topics list", "topics list --long", "describe --json", "consume {} clicks"]
+    "command",
+    ["describe", "topics list", "topics list --long", "groups list", "describe --json", "consume {} clicks"],
 )
 def test_a_full_disk_under_the_output(events, command):
     command = command if "{}" in command else command + " {}"
@@ -258,7 +259,9 @@ def test_what_stands_in_for_closed_streams_keeps_their_numbers(tmp_path):
     assert of_input == of_output == errno.EBADF
 
 
-@pytest.mark.parametrize("command", ["describe", "topics list", "version", "--help", "describe --json"])
+@pytest.mark.parametrize(
+    "command", ["describe", "topics list", "groups list", "version", "--help", "describe --json"]
+)
 def test_a_reader_that_goes_away(events, command):
     arguments = command.split() + ([events] if "version" not in command and command != "--help" else [])
     result = in_shell('"$@" | true; echo ${PIPESTATUS[0]}', *arguments)
@@ -382,6 +385,7 @@ def test_bash_asks_and_is_answered(tmp_path, events):
     cases = {
         "pystream desc": ["describe"],
         "pystream topics ": ["create", "delete", "describe", "list"],
+        "pystream groups ": ["delete", "describe", "list", "reset"],
         f"pystream topics delete {events} ": ["clicks", "ticks"],
         f"pystream topics delete {events} clicks ti": ["ticks"],
         f"pystream describe {events} c": ["clicks"],
@@ -523,7 +527,7 @@ def test_the_words_of_the_library_that_are_said_otherwise_are_its_words(tmp_path
         with pytest.raises(pystream.StoreNotFoundError) as no_store:
             pystream.open(tmp_path / name, create=False)
         said.append(str(no_store.value))
-    source = Path(importlib.import_module("pystream.store").__file__).read_text(encoding="utf-8")
+    source = Path(importlib.import_module("pystream.opening").__file__).read_text(encoding="utf-8")
     said.append(re.sub(r'"\s*f?"', "", source))  # for what a file system here cannot provoke
     for words, _ in common._IN_OTHER_WORDS:
         assert any(words in text for text in said), words

@@ -1,7 +1,9 @@
 """The examples, run as a reader would run them; what they say is checked against what went in."""
 
 import csv
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pystream
+from group_lives import until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -30,7 +33,7 @@ def run(name, *arguments, **options):
         name, *arguments, stdin=subprocess.PIPE, **{k: v for k, v in options.items() if k == "cwd"}
     )
     out, err = process.communicate(options.get("input", ""), timeout=90)
-    assert process.returncode == 0, err
+    assert (process.returncode, err) == (0, "")
     return out
 
 
@@ -78,6 +81,26 @@ def test_fan_out_reaches_everyone(tmp_path):
     process = start("fan_out.py", "--subscribers", 0, cwd=tmp_path)
     assert "at least 1 subscriber" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "topic"),
+    [
+        ("fan_out.py", ("--messages", 1_000_000), "news.ps/topics/news"),
+        ("work_queue.py", ("--tasks", 100_000, "--workers", 1), "queue.ps/topics/journal"),
+    ],
+)
+def test_an_example_that_is_interrupted_leaves_quietly(name, arguments, topic, tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = start(name, *arguments, cwd=tmp_path, start_new_session=True, env=environment)
+    until(lambda: any(tmp_path.glob(f"*/{topic}/0/*.index")), "the first record")
+    (log,) = tmp_path.glob(f"*/{topic}")
+    with pystream.open(log.parent.parent, mode="r") as store:
+        until(lambda: store.topic(log.name).partition(0).end_offset, "the first record")
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does it: all of its processes
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ticks_numpy_gives_the_figures_of_the_whole_log(tmp_path):
@@ -131,3 +154,65 @@ def test_csv_report_invents_a_year(tmp_path):
     assert re.findall(r"^(\w+) +\d+ ", out, re.M) == ["market", "harbour", "station"]
     assert png_size(tmp_path / "report.png") == (1500, 750)
     assert [path.name for path in tmp_path.iterdir()] == ["report.png"]
+
+
+def test_ingest_pipeline_adds_up_though_a_consumer_is_killed(tmp_path):
+    rows = [("JU"[i % 3 == 0], "NA" if i % 11 == 0 else i % 500) for i in range(20_000)]
+    halves = tmp_path / "first.csv", tmp_path / "second.csv"
+    for half, path in enumerate(halves):
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("line", "miles"), *rows[half::2]])
+    out = run("ingest_pipeline.py", *halves, "--key", "line", "--sum", "miles", "--kill", cwd=tmp_path)
+    for line in "JU":
+        total = sum(miles for key, miles in rows if key == line and miles != "NA")
+        count = sum(key == line for key, _ in rows)
+        assert re.search(rf"^ +{line} +{count:,} +{total:,}$", out, re.M), out
+    assert re.search(r"^ +all +20,000 ", out, re.M)
+    assert "3 producers, 3 consumers (1 killed)" in out
+    assert out.endswith("the files say the same\n")
+
+
+def test_ingest_pipeline_refuses_what_it_cannot_add_up(tmp_path):
+    source = tmp_path / "some.csv"
+    source.write_text("line,miles\nJ,7\n")
+    tmp_path.joinpath("binary.csv").write_bytes(b"\xff\xfe")
+    for arguments, said in (
+        ([source, "--sum", "yards", "--key", "line"], "some.csv has no column 'yards'"),
+        ([source, "--consumers", 1, "--kill"], "another one to inherit"),
+        ([tmp_path / "none.csv"], "No such file"),
+        ([tmp_path / "binary.csv"], "binary.csv: 'utf-8' codec can't decode"),
+    ):
+        process = start("ingest_pipeline.py", *arguments, cwd=tmp_path)
+        assert said in process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+
+
+def test_work_queue_does_every_task_though_workers_are_killed(tmp_path):
+    out = run("work_queue.py", "--tasks", 60, "--workers", 2, "--kill", 2, cwd=tmp_path)
+    assert out.startswith("60 tasks, 60 done; workers killed: 2\n")
+    shares = re.findall(r"^  process (\d+) did (\d+)(, and was killed)?$", out, re.M)
+    twice = re.findall(r"^  task \d+ was begun by (\d+) and by (\d+), and done (once|twice)$", out, re.M)
+    killed = {pid for pid, _, died in shares if died} | {first for first, _, _ in twice}
+    assert len(killed) <= 2
+    assert len(twice) <= 2  # the task in the hand of each that was killed, and no other
+    assert len({first for first, _, _ in twice}) == len(twice)
+    assert sum(int(count) for _, count, _ in shares) == 60 + sum(times == "twice" for *_, times in twice)
+
+
+def test_work_queue_refuses_more_kills_than_tasks(tmp_path):
+    process = start("work_queue.py", "--tasks", 2, "--kill", 2, cwd=tmp_path)
+    assert "fewer kills than tasks" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+
+
+def test_prefork_loses_nothing_that_was_answered(tmp_path):
+    out = run("prefork.py", "--requests", 60, "--workers", 2, cwd=tmp_path).splitlines()
+    assert re.fullmatch(
+        r"client: 60 requests answered, and all in the log; logged without an answer: [01]", out[0]
+    )
+    assert out[1:] == [
+        "server: 1 worker killed, and replaced",
+        "pool by fork: 60 squares, each where the worker said",
+        "pool by spawn: 60 squares, each where the worker said",
+        "inherited handles: ForkedError in the child, and the parent's record written once",
+    ]

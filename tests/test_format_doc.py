@@ -1,14 +1,19 @@
-"""csrc/FORMAT.md is enough to read a segment: its worked example is decoded by its own tables, with `struct`
-and the xxhash package, and by nothing of pystream. And the tables are those of ps_format.h."""
+"""csrc/FORMAT.md is enough to read a segment and a group: its worked example, and the files of a group at
+work, are decoded by its own tables, with `struct` and the xxhash package, and by nothing of pystream. And the
+tables are those of ps_format.h."""
 
+import json
+import os
 import re
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from xxhash import xxh3_64_intdigest
+
+import pystream
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 DOCUMENT = (CSRC / "FORMAT.md").read_text(encoding="utf-8")
@@ -25,7 +30,11 @@ STRUCTURES = {
     "Head page": ("PS_HEAD", "PS_HEAD_BYTES"),
     "Log-end slot": ("PS_SLOT", "PS_SLOT_BYTES"),
     "Live file": ("PS_LIVE", "PS_LIVE_BYTES"),
+    "Control page": ("PS_CONTROL", "PS_CONTROL_BYTES"),
+    "Member file": ("PS_MEMBER", ""),
 }
+SPREAD = {"Head page", "Control page", "Member file"}
+"""Their words stand on lines of their own."""
 SCALARS = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q"}
 MASK = (1 << 64) - 1
 
@@ -84,7 +93,7 @@ def test_fields_follow_one_another(heading: str) -> None:
     fields = table(heading)
     for field in fields:
         assert field.at % min(8, field.end - field.at) == 0 or field.type.startswith("zero"), field
-    if heading != "Head page":  # its groups stand on lines of their own
+    if heading not in SPREAD:
         assert [field.at for field in fields] == [0, *(field.end for field in fields[:-1])]
         assert fields[-1].end == CONSTANTS[STRUCTURES[heading][1]]
 
@@ -237,3 +246,72 @@ def test_the_worked_example(segment: bytes) -> None:
     )
     assert (seal["end_offset"], seal["frames"], seal["max_timestamp"]) == (1002, 1, first + 500)
     assert len(segment) == position + 64
+
+
+def ids(directory: Path, kind: str) -> list[str]:
+    return [path.name.removeprefix(f"{kind}+") for path in directory.glob(f"{kind}+*")]
+
+
+def document(path: Path) -> dict[str, Any]:
+    head, _, body = path.read_bytes().partition(b"\n")
+    assert head == f"pystream-group 1 {xxh3_64_intdigest(body):016x}".encode()
+    content = json.loads(body)
+    assert body == json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_files_of_a_group(tmp_path: Path) -> None:
+    """A group that is at work, read by the page alone."""
+    directory = tmp_path / "s" / "groups" / "g"
+    with pystream.open(tmp_path / "s") as store:
+        topic = store.topic("t", create=True, partitions=2)
+        topic.partition(1).append([b"a", b"b", b"c"])
+        consumer = store.consumer("t", group="g", client="me", session_timeout=7)
+        assert [next(iter(consumer)).offset for _ in range(3)] == [0, 1, 2]  # the last one is in hand
+        page = (directory / "control").read_bytes()
+        control = decode("Control page", page)
+        (present,) = ids(directory, "state")
+        (id,) = ids(directory, "member")
+        member_file = (directory / f"member+{id}").read_bytes()
+        state = document(directory / f"state+{present}")
+        live = decode("Live file", (tmp_path / "s" / "live").read_bytes())
+        consumer.close()
+
+    assert len(page) == CONSTANTS["PS_CONTROL_BYTES"]
+    assert (control["magic"], control["version"]) == (int.from_bytes(b"PSGROUP1", "little"), 1)
+    assert control["checksum"] == xxh3_64_intdigest(page[:56])
+    there = (directory / "control").stat()
+    assert (control["device"], control["inode"]) == (there.st_dev, there.st_ino)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")
+    assert (control["incarnation"], control["boot_id"]) == (live["incarnation"], bytes.fromhex(boot))
+    assert control["state"] == int(present, 16)
+
+    member = decode("Member file", member_file)
+    assert (member["magic"], member["version"]) == (int.from_bytes(b"PSMEMBR1", "little"), 1)
+    assert (f"{member['id']:016x}", member["fenced"]) == (id, 0)
+    assert member["checksum"] == xxh3_64_intdigest(member_file[:24])
+    assert member["beats"]
+    marks = [mark for (mark,) in struct.iter_unpack("<q", member_file[table("Member file")[-1].at :])]
+    assert len(marks) == 512
+
+    uuid = topic.uuid.hex
+    space = Path("/proc/self/ns/pid").stat().st_ino
+    assert state["members"] == {id: [os.getpid(), space, "me", ["t"], 7 * 10**9, False]}
+    assert (state["topics"], state["names"]) == ({"t": [uuid, 2]}, {uuid: "t"})
+    assert (state["generation"], state["assignor"], state["deleted"]) == (1, "sticky", False)
+    assert state["targets"] == [[uuid, 0, id], [uuid, 1, id]]
+    claims = {partition: rest for topic_uuid, partition, *rest in state["claims"] if topic_uuid == uuid}
+    assert {partition: [owner, *rest] for partition, (owner, _, *rest) in claims.items()} == {
+        0: [id, 1, 0],
+        1: [id, 1, 0],
+    }
+    assert marks[claims[0][1]] == 0 and marks[claims[1][1]] == 2
+    assert sorted(marks) == [-1] * 510 + [0, 2]
+
+    saved = document(directory / "committed")
+    assert {(row[0], row[1]): tuple(row[2:5]) for row in saved["committed"]} == {
+        (uuid, 0): (0, 0, ""),
+        (uuid, 1): (3, 0, ""),
+    }
+    assert (saved["names"], saved["members"], saved["claims"], saved["targets"]) == ({uuid: "t"}, {}, [], [])

@@ -14,7 +14,8 @@ import pytest
 import pystream
 from pystream import ClosedError, OffsetOutOfRangeError
 from pystream._native.batch import Record
-from pystream._native.reader import Fetcher, PartitionReader
+from pystream._native.fetcher import Fetcher
+from pystream._native.reader import PartitionReader
 
 MS = 1_000_000
 

@@ -176,7 +176,7 @@ def test_io_is_honoured(tmp_path: Path, any_io: str) -> None:
 
 
 def test_unsafe_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystream.store.StoreHandle", Elsewhere)
+    monkeypatch.setattr("pystream.opening.StoreHandle", Elsewhere)
     with pytest.raises(UnsafeFileSystemError, match="nfs") as caught:
         pystream.open(tmp_path / "s")
     assert isinstance(caught.value, OSError)
@@ -186,7 +186,7 @@ def test_unsafe_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_maps_where_they_are_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystream.store.StoreHandle", Elsewhere)
+    monkeypatch.setattr("pystream.opening.StoreHandle", Elsewhere)
     monkeypatch.setattr(Elsewhere, "answer", ("pwrite", "btrfs"))
     with pytest.raises(UnsafeFileSystemError, match="mmap"):
         pystream.open(tmp_path / "s", io="mmap")

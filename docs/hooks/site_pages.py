@@ -17,7 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from command_pages import exit_codes, reference
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = {"library": "The library", "pipes": "Lines through pipes", "transfer": "Files in and out"}
+RESULTS = {
+    "library": "The library",
+    "groups": "Consumer groups",
+    "pipes": "Lines through pipes",
+    "transfer": "Files in and out",
+}
 """What the files in bench/results/ are about, in the order of the page. Others come after, by name."""
 UNKEPT = {"last"}
 INCLUDE = re.compile(r"^<!-- include (\S+) -->$", re.MULTILINE)

@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "describe": ("pystream.cli.describe:describe", "Say what is in a store, a topic or a partition."),
     "dump": ("pystream.cli.dump:dump", "Walk the frames of a partition's files, damaged ones too."),
     "export": ("pystream.cli.export:export", "Write records to Parquet, CSV, JSON lines or Arrow files."),
+    "groups": ("pystream.cli.groups:groups", "List, describe, reset and delete consumer groups."),
     "ingest": ("pystream.cli.ingest:ingest", "Read CSV, JSON lines, Parquet or Arrow files into a topic."),
     "produce": ("pystream.cli.produce:produce", "Append lines of a file or of standard input."),
     "topics": ("pystream.cli.topics:topics", "Create, list, describe and delete topics."),
@@ -63,7 +64,9 @@ EXIT_CODES: Final = (
 class Commands(SuggestingGroup):
     """The group of all commands, which are imported by name."""
 
-    elsewhere: ClassVar = {name: f"topics {name}" for name in ("create", "delete", "list")}
+    elsewhere: ClassVar = {name: f"topics {name}" for name in ("create", "delete", "list")} | {
+        "reset": "groups reset"
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

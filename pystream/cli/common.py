@@ -229,24 +229,42 @@ class PlaceType(ParamType):
             return text
         if re.fullmatch(r"[0-9]+", text):
             return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        except ValueError:
-            pass
-        try:
-            ago = parse_duration("ago", text.removeprefix("-"))
-        except pystream.OptionError:
-            self.fail(
-                f"{value!r}: give earliest, latest, an offset, a moment such as 2026-01-31T12:00:00Z, "
-                "or how long ago, such as 15m, 2h or 7d",
-                param,
-                ctx,
-            )
-        return datetime.now(UTC) - timedelta(microseconds=ago // 1000)
+        moment = _parse_moment(text)
+        if moment is None:
+            self.fail(f"{value!r}: give earliest, latest, an offset, {_MOMENT_WORDS}", param, ctx)
+        return moment
+
+
+class MomentType(ParamType):
+    """A moment as `PlaceType` takes it: ISO 8601, or a time ago."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        moment = _parse_moment(str(value).strip())
+        if moment is None:
+            self.fail(f"{value!r}: give {_MOMENT_WORDS}", param, ctx)
+        return moment
+
+
+_MOMENT_WORDS: Final = "a moment such as 2026-01-31T12:00:00Z, or how long ago, such as 15m, 2h or 7d"
+
+
+def _parse_moment(text: str) -> datetime | None:
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    with suppress(pystream.OptionError):
+        return datetime.now(UTC) - timedelta(
+            microseconds=parse_duration("ago", text.removeprefix("-")) // 1000
+        )
+    return None
 
 
 PLACE = PlaceType()
+MOMENT = MomentType()
 
 
 # ---- output -------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 /* The worked example of FORMAT.md: its bytes are read as the text says, and writing what the text says
- * gives its bytes. */
+ * gives its bytes. And the pages of a group are where the text says. */
 #include "ps_frame.h"
+#include "ps_group.h"
+#include "ps_hash.h"
 #include "ps_segment.h"
 #include "ps_test.h"
 
@@ -83,8 +85,60 @@ static void test_the_text_gives_the_bytes(void) {
   CHECK(memcmp(out, bytes, byte_count) == 0);
 }
 
+static void test_a_control_page_is_as_the_text_says(void) {
+  static uint8_t page[4096];
+  ps_control_identity identity = {.device = 7, .inode = 8, .incarnation = 9};
+  memset(identity.boot_id, 0xb0, sizeof identity.boot_id);
+  CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_BLANK);
+  memcpy(page, "PSGROUP1", 8);
+  ps_store_u32(page + 8, 1);
+  ps_store_u64(page + 16, 7);
+  ps_store_u64(page + 24, 8);
+  ps_store_u64(page + 32, 9);
+  memset(page + 40, 0xb0, 16);
+  CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_PASSED);
+  ps_store_u64(page + 56, ps_hash(page, 56) + 1);
+  CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_DAMAGED);
+  ps_store_u64(page + 56, ps_hash(page, 56));
+  ps_store_u64(page + 128, 0x1122334455667788);
+  ps_store_u32(page + 256, 5);
+  CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_SOUND);
+  CHECK(ps_control_state(page) == 0x1122334455667788 && ps_control_signal(page) == 5);
+  static uint8_t begun[4096];
+  ps_control_begin(begun, &identity, 0x1122334455667788);
+  ps_store_u32(begun + 256, 5);
+  CHECK(memcmp(begun, page, sizeof page) == 0);
+}
+
+static void test_a_member_is_as_the_text_says(void) {
+  ps_env env = {NULL, NULL};
+  FILE *file = tmpfile();
+  uint8_t *page, *marks, *all;
+  size_t size;
+  CHECK(file != NULL);
+  CHECK_EQ(ps_member_create(&env, fileno(file), 42, &page), 0);
+  CHECK_EQ(ps_member_add_marks(&env, fileno(file), 0, &marks), 0);
+  uint8_t expected[4096] = "PSMEMBR1";
+  ps_store_u32(expected + 8, 1);
+  ps_store_u64(expected + 16, 42);
+  ps_store_u64(expected + 24, ps_hash(expected, 24));
+  CHECK(memcmp(page, expected, sizeof expected) == 0);
+  ps_member_fence(page);
+  ps_store_u64(marks + 8, 1000);
+  CHECK_EQ(ps_member_open(&env, fileno(file), 42, false, &all, &size), 0);
+  CHECK_EQ(size, 8192);
+  CHECK(memcmp(all + 128, "PSFENCED", 8) == 0);
+  CHECK(ps_load_u64(all + 4096) == UINT64_MAX && ps_load_u64(all + 4096 + 8) == 1000);
+  ps_os_unmap(all, size);
+  ps_os_unmap(marks, 4096);
+  ps_os_unmap(page, 4096);
+  fclose(file);
+}
+
 int main(void) {
   load();
+  RUN(test_a_control_page_is_as_the_text_says);
+  RUN(test_a_member_is_as_the_text_says);
   RUN(test_the_bytes_say_what_the_text_says);
   RUN(test_the_text_gives_the_bytes);
   return 0;

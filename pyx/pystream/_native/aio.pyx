@@ -1,18 +1,31 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Consumers and producers under an event loop: waits that ring a bell instead of blocking a thread."""
-import atexit
-
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pystream._native.batch cimport Record
+from pystream._native.bells cimport (
+    Bell,
+    ps_bell_answer,
+    ps_bell_take,
+    ps_watch,
+    ps_watch_abandon,
+    ps_watch_begin,
+    ps_watch_free,
+    ps_watch_log,
+    ps_watch_new,
+    ps_watch_producer,
+    ps_watch_ring,
+    ps_watch_word,
+)
 from pystream._native.c_api cimport PS_END, PS_OK, ps_error, ps_os_monotonic_ns, ps_status
 from pystream._native.errors cimport raise_error
+from pystream._native.fetcher cimport Attention, Fetcher
 from pystream._native.forks cimport forks_seen
 from pystream._native.producer cimport ProducerCore
-from pystream._native.reader cimport Fetcher, PartitionReader
+from pystream._native.reader cimport PartitionReader
 from pystream._native.write_api cimport (
     ps_producer_deliveries, ps_producer_get_stats, ps_producer_is_settled, ps_producer_send_off, ps_producer_stats,
 )
@@ -38,66 +51,6 @@ cdef extern from "Python.h":
 cdef int64_t TURN_NS = 1_000_000
 cdef enum:
     STEP_MAX = 64
-
-cdef ps_watcher *watcher = NULL
-cdef long watcher_generation = -1  # a forked child has none of its parent's threads, and begins anew
-
-
-cdef ps_watcher *get_watcher() except NULL:
-    global watcher, watcher_generation
-    if watcher == NULL or watcher_generation != forks_seen():
-        watcher = ps_watcher_new()
-        if watcher == NULL:
-            raise MemoryError()
-        watcher_generation = forks_seen()
-        atexit.register(_stop, watcher_generation)
-    return watcher
-
-
-def _stop(long generation):
-    if generation == forks_seen():
-        with nogil:
-            ps_watcher_stop(watcher)
-
-
-@cython.final
-cdef class Bell:
-
-    def __init__(self):
-        cdef ps_error err
-        if self.bell != NULL:
-            raise RuntimeError("a Bell is made once")
-        self.generation = forks_seen()
-        if ps_bell_new(get_watcher(), &self.bell, &err) != PS_OK:
-            raise_error(&err)
-
-    def __dealloc__(self):
-        if self.bell != NULL:
-            ps_bell_free(self.bell)
-
-    @property
-    def forked(self):
-        """True in a child of the process that made it."""
-        return self.generation != forks_seen()
-
-    def fileno(self):
-        """The descriptor that becomes readable when a watch has rung."""
-        return ps_bell_fd(self.bell)
-
-    def answer(self):
-        """Set the futures of the watches that have rung. For the loop's thread."""
-        cdef void *user
-        if self.generation != forks_seen():
-            return
-        ps_bell_answer(self.bell)
-        while True:
-            user = ps_bell_take(self.bell)
-            if user == NULL:
-                return
-            # Alive: a Watch that goes, takes its name away first, and we hold the GIL.
-            future = (<Watch>user).future
-            if future is not None and not future.done():
-                future.set_result(True)
 
 
 # Not cleared by the collector: what is waited for must be there until the wait has ended.
@@ -155,23 +108,46 @@ cdef class Watch:
             ps_watch_abandon(watch)
 
 
+def answer(Bell bell not None):
+    """Set the futures of the watches that have rung. For the loop's thread."""
+    cdef void *user
+    if bell.generation != forks_seen():
+        return
+    ps_bell_answer(bell.bell)
+    while True:
+        user = ps_bell_take(bell.bell)
+        if user == NULL:
+            return
+        # Alive: a Watch that goes, takes its name away first, and we hold the GIL.
+        future = (<Watch>user).future
+        if future is not None and not future.done():
+            future.set_result(True)
+
+
 def watch_fetcher(Fetcher fetcher not None, Bell bell not None, future):
-    """Set the future's result when a partition may have more, or when the fetcher is nudged or closed. None: look
-    at once. Raises RuntimeError when somebody waits for this fetcher already."""
+    """Set the future's result when a partition may have more, when its Attention is wanted, or when the fetcher
+    is nudged or closed. None: look at once. Raises RuntimeError when somebody waits for this fetcher already."""
     cdef Watch watch = Watch.__new__(Watch)
     cdef PartitionReader reader
+    cdef Attention attention = fetcher.attention
     cdef list active
     cdef Py_ssize_t i
+    cdef size_t words = 0 if attention is None else 1 if attention.word == NULL else 2
     if fetcher.closing:
         raise ClosedError("the consumer is closed")
     if fetcher.watch is not None or fetcher.busy:
         raise RuntimeError("another task is waiting for records of this consumer")
     active = [r for r in fetcher.members if not (<PartitionReader>r).paused and not (<PartitionReader>r).done]
-    watch.open(bell, future, len(active))
+    watch.open(bell, future, len(active) + words)
     for i in range(len(active)):
         reader = <PartitionReader>active[i]
         watch.held.append(reader.handle)
         ps_watch_log(watch.watch, i, reader.handle.log, reader.wanted)
+    if attention is not None:
+        watch.held.append(attention)
+        ps_watch_word(watch.watch, len(active), <const uint32_t *>&attention.due, 0)
+        if attention.word != NULL:
+            ps_watch_word(watch.watch, len(active) + 1, attention.word, attention.seen)
     if not watch.begin():
         return None
     watch.fetcher = fetcher

@@ -153,7 +153,15 @@ cdef extern from "ps_os.h" nogil:
     int ps_fault_hook(void *context, const char *name)
     int64_t ps_os_now_ns()
     int64_t ps_os_monotonic_ns()
+    uint64_t ps_os_random_u64()
+    int ps_os_openat(const ps_env *env, int dirfd, const char *path, int flags, unsigned int mode)
     int ps_os_close(int fd)
+    void ps_os_unmap(void *address, size_t bytes)
+    int ps_os_lock_try(const ps_env *env, int fd, int64_t at, bint shared)
+    int ps_os_lock_wait(const ps_env *env, int fd, int64_t at, bint shared)
+    int ps_os_unlock(int fd, int64_t at)
+    int ps_os_lock_look(const ps_env *env, int fd, int64_t at)
+    int ps_os_nap(int64_t ns)
     int ps_os_futex_wait(const void *word, uint32_t seen, int64_t timeout_ns)
     void ps_os_futex_wake_all(const void *word)
     enum:
@@ -231,6 +239,7 @@ cdef extern from "ps_log.h" nogil:
         uint64_t rolls
         uint64_t mends
         uint64_t cuts
+        uint64_t wakes
         uint64_t segments
         uint64_t stored_bytes
         uint64_t lent_segments
@@ -250,10 +259,10 @@ cdef extern from "ps_log.h" nogil:
     void ps_cursor_clear(ps_cursor *cursor)
     ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_error *err)
     ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err)
+    ps_status ps_log_epoch_end(ps_log *log, int32_t epoch, int64_t *end, ps_error *err)
     ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err)
     const void *ps_log_signal_word(const ps_log *log)
-    uint32_t ps_log_wait_begin(ps_log *log)
-    void ps_log_wait_end(ps_log *log)
+    uint32_t ps_log_listen(ps_log *log)
     ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t timeout_ns)
     void ps_log_wake(ps_log *log)
     ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err)
@@ -330,6 +339,7 @@ cdef extern from "ps_walk.h" nogil:
 cdef extern from "ps_inspect.h" nogil:
     ctypedef int c_bool "bool"
     const uint64_t PS_HEAD_HELD_FLAG
+    const unsigned int PS_HEAD_SIGNAL_WAITED
     enum:
         PS_HEAD_BYTES
         PS_EPOCH_ENTRY_BYTES
@@ -376,7 +386,6 @@ cdef extern from "ps_inspect.h" nogil:
         int64_t log_end
         int64_t durable
         uint32_t signal
-        uint32_t waiters
     void ps_inspect_head(const uint8_t *p, ps_head_facts *out)
     ctypedef struct ps_epoch_entry:
         int32_t epoch

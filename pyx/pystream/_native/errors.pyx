@@ -99,6 +99,23 @@ class LogTruncatedError(OffsetOutOfRangeError):
     """The offset was cut away after it had been read: a crash lost it."""
 
 
+class FencedMemberError(PystreamError, RuntimeError):
+    """The consumer was put out of its group, whose other members go on without it: it was silent for longer than its
+    `session_timeout`. Nothing was committed. Asking for records again joins anew."""
+
+
+class GroupNotFoundError(PystreamError, LookupError):
+    """There is no consumer group of that name."""
+
+
+class GroupNotEmptyError(PystreamError, RuntimeError):
+    """The consumer group has members. Nothing has changed."""
+
+
+class PartitionOwnedError(PystreamError, RuntimeError):
+    """Another member of the consumer group reads that partition."""
+
+
 class TopicExistsError(PystreamError, ValueError):
     """There is a topic of that name already."""
 

@@ -7,8 +7,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
-    PS_EPOCH_ENTRY_BYTES, PS_HEAD_BYTES, PS_HEAD_HELD_FLAG, PS_INDEX_ENTRY_BYTES, PS_INDEX_HEADER_BYTES,
-    PS_OK, PS_SOUND, PS_TIMESTAMP_NONE, PS_UNCHECKED, PS_WALK_BUFFER_BYTES_MIN, PS_WALK_DAMAGE, PS_WALK_END,
+    PS_EPOCH_ENTRY_BYTES, PS_HEAD_BYTES, PS_HEAD_HELD_FLAG, PS_HEAD_SIGNAL_WAITED, PS_INDEX_ENTRY_BYTES,
+    PS_INDEX_HEADER_BYTES, PS_OK, PS_SOUND, PS_TIMESTAMP_NONE, PS_UNCHECKED, PS_WALK_BUFFER_BYTES_MIN, PS_WALK_DAMAGE, PS_WALK_END,
     PS_WALK_FRAME, PS_WALK_HEADER, PS_WALK_NEED, PS_WALK_SEAL, c_bool, ps_bit, ps_binary, ps_columns, ps_env,
     ps_epoch_entry, ps_error, ps_frame_meta, ps_frame_next_offset, ps_head_facts, ps_index_entry, ps_index_info,
     ps_inspect_epoch, ps_inspect_head, ps_inspect_in_use, ps_inspect_index, ps_inspect_index_entry,
@@ -187,7 +187,7 @@ def read_head(bytes page not None):
         high_watermark=f.watermark,
         log_end=f.log_end,
         durable_offset=f.durable,
-        waiters=f.waiters,
+        waited_for=bool(f.signal & PS_HEAD_SIGNAL_WAITED),
     )
 
 

@@ -5,13 +5,14 @@ import weakref
 from _thread import allocate_lock
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
     PS_CLOSED, PS_DELETED, PS_END, PS_INTERRUPTED, PS_IO_MAP, PS_IO_PWRITE, PS_IO_REFUSED, PS_OK, PS_TIMEOUT, ps_durability,
     ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_enter, ps_log, ps_log_check,
-    ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_find_time, ps_log_free, ps_log_get_stats,
+    ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_epoch_end,
+    ps_log_find_time, ps_log_free, ps_log_get_stats,
     ps_log_high_watermark, ps_log_hold, ps_log_is_dirty, ps_log_is_held, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
     ps_log_release, ps_log_start_offset, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_monotonic_ns,
     ps_status,
@@ -399,6 +400,15 @@ cdef class LogHandle:
         if status != PS_OK:
             self.raise_error(&err)
 
+    def epoch_end(self, int32_t epoch):
+        """Where records of a leader epoch end for certain, as a later one begins there; None: no later one does."""
+        cdef ps_error err
+        cdef int64_t end
+        self.check()
+        if ps_log_epoch_end(self.log, epoch, &end, &err) != PS_OK:
+            self.raise_error(&err)
+        return None if end == INT64_MAX else end
+
     def find_time(self, int64_t timestamp):
         """(offset, timestamp) of the first record not older than `timestamp` (ns), or None."""
         cdef ps_error err
@@ -446,7 +456,7 @@ cdef class LogHandle:
         ps_log_poison(self.log, os_errno)
 
     def stats(self):
-        """Counters of this process (appends, syncs, rolls, mends, cuts) and the present state of the log; sizes
+        """Counters of this process (appends, syncs, rolls, mends, cuts, wakes) and the present state of the log; sizes
         in bytes."""
         cdef ps_log_stats s
         with nogil:

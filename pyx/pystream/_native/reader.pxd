@@ -26,6 +26,11 @@ cdef class PartitionReader(ArrowSource):
     cdef Batch batch
     cdef uint32_t at
     cdef bint in_hand
+    # Where others see what was consumed: the offset in hand, or behind all that was handed out once more is
+    # asked for. A shared word, written by this reader only; NULL: nobody looks.
+    cdef int64_t *mark
+    cdef object mark_owner  # keeps the memory
+    cdef bint mark_follows  # something was handed out since the last seek
 
     cdef int place(self, int64_t offset) except -1
     cdef Batch read(self)
@@ -34,25 +39,27 @@ cdef class PartitionReader(ArrowSource):
     cdef Batch take_batch(self)
     cdef Record take_record(self)
     cdef Record take_guarded(self)
+    cdef int64_t behind(self) noexcept
 
 
-cdef class Fetcher:
-    """Several partitions read in turn, with waiting. One thread at a time; wake() and close() from any."""
-    cdef list members
-    cdef Py_ssize_t turn
-    cdef PartitionReader current  # the one that records come from
-    cdef int64_t spin_ns
-    cdef int64_t nap_ns
-    cdef int halt                 # atomic: end the wait under way
-    cdef bint closing
-    cdef bint busy
-    cdef bint no_wait_many        # the kernel has no futex_waitv
-    cdef object watch             # the wait of an event loop (aio.Watch), or None
+cdef extern from "ps_base.h" nogil:
+    void ps_release_i64(void *p, int64_t v)
 
-    cdef int enter(self) except -1
-    cdef void leave(self) noexcept
-    cdef PartitionReader ready(self)
-    cdef PartitionReader next_ready(self, int64_t timeout_ns)
-    cdef int sleep(self, int64_t deadline, bint spin_first) except -1
-    cdef void nap(self, int64_t slice_ns) noexcept
-    cdef Record take_record(self, int64_t timeout_ns)
+
+# Release: whoever reads a mark (acquire) finds done what was done with the records below it.
+cdef inline void move_mark(PartitionReader reader, int64_t offset) noexcept:
+    ps_release_i64(reader.mark, offset)
+    reader.mark_follows = True
+
+
+cdef inline void settle_mark(PartitionReader reader) noexcept:
+    if reader.mark != NULL and reader.mark_follows:
+        ps_release_i64(reader.mark, reader.behind())
+
+
+# Record `at` of the batch has been made and goes to the user.
+cdef inline void hand_out(PartitionReader reader) noexcept:
+    reader.at += 1
+    reader.in_hand = True
+    if reader.mark != NULL:
+        move_mark(reader, reader.batch.offset_at(reader.at - 1))

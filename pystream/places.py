@@ -1,0 +1,43 @@
+"""How partitions, places in them, and topics to read are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from re import Pattern
+from typing import NamedTuple, TypeAlias
+
+from pystream.partition import Position
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic, and perhaps a place in it."""
+
+    topic: str
+    partition: int
+    offset: int | None = None
+
+
+class OffsetAndTimestamp(NamedTuple):
+    """A record found by time: its offset, and its timestamp in nanoseconds since the epoch."""
+
+    offset: int
+    timestamp: int
+
+
+class OffsetAndMetadata(NamedTuple):
+    """A committed offset, and what was said with it."""
+
+    offset: int
+    metadata: str = ""
+    leader_epoch: int | None = None
+    """Of the log when it was committed; None: what it is now."""
+
+
+PartitionLike: TypeAlias = TopicPartition | tuple[str, int]
+"""A `TopicPartition`, or a plain (topic, partition)."""
+
+Start: TypeAlias = Position | Mapping[PartitionLike, Position]
+"""Where partitions begin: "earliest", "latest", a moment, or {(topic, partition): offset, moment or word}."""
+
+Topics: TypeAlias = str | Pattern[str] | Iterable[str | Pattern[str]]
+"""Topics to read: names, or one pattern: compiled, or text that begins with "^"."""
