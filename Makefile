@@ -1,5 +1,7 @@
 # make demo      everything from a fresh machine to the demonstration on a real data set
 # make test      everything from a fresh machine to the tests
+# make stress TIME=2h SEED=7   processes that write, read, die and stop at one store, and a check of it all
+# make mutations               the library broken on purpose, in copies: the stress has to notice each time
 # make docs      the documentation, into site/; a warning is an error
 # make wheels    the source distribution and a wheel for each CPython found, into dist/, tried without liblz4
 # make lint      the linters and type checkers;  make format  puts right what they can
@@ -12,6 +14,7 @@ PYTHON ?= python3
 export PYTHON
 
 NAME ?= last
+TIME ?= 5m
 
 BIN := .venv/bin
 C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/floors/*.[ch])
@@ -20,7 +23,7 @@ STUBTEST = pystream._native --mypy-config-file pyproject.toml --ignore-disjoint-
 PY_FILES = pystream tests bench docs examples tools setup.py
 SH_FILES = tools/*.sh .ci/run
 
-.PHONY: all demo test docs wheels lint format bench-micro bench-pipes bench-transfer clean help
+.PHONY: all demo test stress mutations docs wheels lint format bench-micro bench-pipes bench-transfer bench-groups clean help
 
 all: test
 
@@ -31,6 +34,14 @@ demo:
 test:
 	@tools/setup.sh test
 	$(BIN)/python -m pytest $(PYTEST)
+
+stress:
+	@tools/setup.sh test
+	$(BIN)/python -m tests.stress --seconds $(TIME) $(if $(SEED),--seed $(SEED)) $(STRESS)
+
+mutations:
+	@tools/setup.sh test
+	$(BIN)/python -m tests.stress.mutations $(MUTATIONS)
 
 docs:
 	@tools/setup.sh docs
