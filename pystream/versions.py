@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-OPTIONAL: Final = ("click", "rich", "pyarrow", "orjson", "msgpack", "matplotlib")
+OPTIONAL: Final = ("click", "rich", "pyarrow", "orjson", "msgpack", "matplotlib", "hdrhistogram")
 """Packages that pystream makes use of when they are there. None of them is imported to be asked."""
 
 

@@ -24,6 +24,7 @@ NOT_IN_PYTHON = {"struct", "ctypes", "cffi", "mmap"}
 # Outside the standard library, by the part of the tree that may import it.
 ALLOWED = {
     "pystream": {"numpy", "pystream"},
+    "pystream/benchmark": {"hdrh", "matplotlib", "numpy", "pystream"},
     "pystream/cli": {"click", "numpy", "pystream", "rich"},
     "pystream/export": {"numpy", "orjson", "pyarrow", "pystream"},
     "pystream/ingest": {"numpy", "orjson", "pyarrow", "pystream"},
