@@ -58,6 +58,8 @@ from pystream.versions import show_versions
 if TYPE_CHECKING:
     from pystream.aio import AsyncConsumer, AsyncProducer
     from pystream.group import Group
+    from pystream.repairs import repair
+    from pystream.verification import verify
 
     __version__: str
 
@@ -109,7 +111,9 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "open",
+    "repair",
     "show_versions",
+    "verify",
 ]
 
 
@@ -123,6 +127,14 @@ def __getattr__(name: str) -> object:
         from pystream.group import Group
 
         return Group
+    if name == "repair":
+        from pystream.repairs import repair
+
+        return repair
+    if name == "verify":
+        from pystream.verification import verify
+
+        return verify
     if name == "__version__":
         from importlib.metadata import version
 

@@ -54,6 +54,7 @@ __all__ = [
     "read_epochs",
     "read_head",
     "read_index",
+    "salt_of_index",
     "segment_files",
     "walk_partition",
     "walk_segment",
@@ -224,7 +225,7 @@ def walk_segment(
     match = _SEGMENT.fullmatch(os.path.basename(path))
     base = int(match[1]) if match else -1
     with metadata.storage_errors(path):
-        walk = native.SegmentWalk(path, base, end_offset, _salt_of_index(path), bodies or records)
+        walk = native.SegmentWalk(path, base, end_offset, salt_of_index(path), bodies or records)
         try:
             while (event := walk.next()) is not None:
                 yield _event(path, base, event, walk if records else None)
@@ -391,7 +392,7 @@ def _placed(header: SegmentHeader, base: int, identity: tuple[UUID | None, int |
     return header if not header.sound or at_home else replace(header, state="foreign")
 
 
-def _salt_of_index(path: str) -> int | None:
+def salt_of_index(path: str) -> int | None:
     """The salt that the index beside a segment carries; None when there is none to be believed."""
     try:
         with open(path.removesuffix(".log") + ".index", "rb") as file:

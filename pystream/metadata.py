@@ -194,7 +194,8 @@ def _render(document: Mapping[str, object]) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def _new_document(format: str) -> dict[str, object]:
+def new_document(format: str) -> dict[str, object]:
+    """The members that every document begins with."""
     return {
         "format": format,
         "version": FORMAT_VERSION,
@@ -250,7 +251,7 @@ def create_store(path: str) -> None:
             )
         temporary = _temporary_name(path)
         try:
-            _write_synced(temporary, encode(_new_document("pystream store")))
+            _write_synced(temporary, encode(new_document("pystream store")))
             os.rename(temporary, file)
             os.fsync(directory)
         except BaseException:
@@ -313,7 +314,7 @@ def create_topic(path: str, name: str, options: TopicOptions) -> bool:
         temporary = _temporary_name(topics)
         try:
             os.mkdir(temporary)
-            document = {**_new_document("pystream topic"), "options": options.to_json()}
+            document = {**new_document("pystream topic"), "options": options.to_json()}
             _write_synced(os.path.join(temporary, TOPIC_FILE), encode(document))
             _write_synced(os.path.join(temporary, LOCKS_FILE), b"")
             for partition in range(options.partitions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pystream._native.batch import Batch, Record
     from pystream._native.log import LogHandle
     from pystream.topic import Topic
+    from pystream.verified import Report
 
 Position: TypeAlias = int | str | datetime | np.datetime64
 """A place in a partition: an offset, "earliest", "latest", or a moment (the first record at or after it).
@@ -273,6 +274,20 @@ class Partition:
         """
         wanted = opt.parse_int("offset", offset, minimum=0, maximum=opt.INT64_MAX)
         return self._log().wait(wanted, 0, opt.parse_timeout("timeout", timeout))
+
+    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> Report:
+        """Check every file of the partition; see `pystream.verify`.
+
+        Raises:
+            TopicNotFoundError: its topic was deleted.
+            ClosedError: the store is closed.
+            StorageError: a directory cannot be read.
+        """
+        store = self._topic._store
+        store._check()
+        from pystream.verification import verify
+
+        return verify(store.path, self.topic, self._index, progress=progress)
 
     def flush(self, durable: bool = True) -> None:
         """Put everything appended so far, by anyone, on the disk.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from re import Pattern
 from types import TracebackType
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pystream.group import Group
     from pystream.group.settings import Callback, GroupOptions
     from pystream.producer import Producer
+    from pystream.verified import Report
 
 DELETE_TIMEOUT_DEFAULT_S: Final = 30
 
@@ -279,6 +280,27 @@ class Store:
         opt.check_topic_name(name)
         if not deletion.delete_topic(self._handle, self._path, name, timeout_ns):
             raise TopicNotFoundError(self._not_found(name, create=False), topic=name)
+
+    def verify(
+        self,
+        topic: str | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        threads: int | None = None,
+    ) -> Report:
+        """Check every file of the store, or of one topic; see `pystream.verify`.
+
+        What had been published when it began is checked, while others, and this process, go on.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+            ClosedError: the store is closed.
+            StorageError: a directory cannot be read.
+        """
+        self._check()
+        from pystream.verification import verify
+
+        return verify(self._path, topic, progress=progress, threads=threads)
 
     def consumer(
         self,

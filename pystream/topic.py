@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pystream._native.reader import PartitionReader
     from pystream.aio import AsyncProducer
     from pystream.store import Store
+    from pystream.verified import Report
 
 Positions: TypeAlias = Position | Mapping[int, Position]
 """A place in every partition: "earliest", "latest" or a moment for all, or {partition: place}.
@@ -246,6 +247,16 @@ class Topic:
         """For each partition the offset it begins at, and the one after its last record."""
         partitions = map(self.partition, range(self.partitions))
         return {p.index: (p.beginning_offset, p.end_offset) for p in partitions}
+
+    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> Report:
+        """Check every file of the topic; see `pystream.verify`.
+
+        Raises:
+            TopicNotFoundError: it was deleted.
+            ClosedError: the store is closed.
+            StorageError: a directory cannot be read.
+        """
+        return self._store.verify(self._name, progress=progress)
 
     def stats(self) -> dict[int, dict[str, int]]:
         """For each partition: offsets, what this process did, what is stored, what is lent.

@@ -48,7 +48,9 @@ COMMANDS: Final = {
     "groups": ("pystream.cli.groups:groups", "List, describe, reset and delete consumer groups."),
     "ingest": ("pystream.cli.ingest:ingest", "Read CSV, JSON lines, Parquet or Arrow files into a topic."),
     "produce": ("pystream.cli.produce:produce", "Append lines of a file or of standard input."),
+    "repair": ("pystream.cli.repair:repair", "Mend what verify has found damaged; a dry run first."),
     "topics": ("pystream.cli.topics:topics", "Create, list, describe and delete topics."),
+    "verify": ("pystream.cli.verify:verify", "Check every file of a store, a topic or a partition."),
     "version": ("pystream.cli.version:version", "Print the versions of pystream and what it stands on."),
 }
 

@@ -1,0 +1,23 @@
+from collections.abc import Iterable
+
+class Workshop:
+    def __init__(self, path: str) -> None: ...
+    def close(self) -> None: ...
+    def point(self, name: str) -> None: ...
+    def write_segment(
+        self,
+        source: int | None,
+        target: int,
+        base_offset: int,
+        uuid: bytes,
+        partition: int,
+        epoch: int,
+        capacity: int,
+        salt: int | None,
+        through: int,
+        finished: bool,
+    ) -> tuple[int, int, int, int, int]: ...
+    def make_index(self, directory: str, base_offset: int, interval_bytes: int) -> None: ...
+    def unsettle(self, head: str) -> None: ...
+
+def epochs(entries: Iterable[tuple[int, int, int]]) -> bytes: ...
