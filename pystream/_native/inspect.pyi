@@ -1,19 +1,12 @@
 from typing import Any
 
+from pystream._native.walks import FileWalk
+
 HEAD_BYTES: int
 
-class SegmentWalk:
-    def __init__(
-        self,
-        path: str,
-        base_offset: int,
-        end_offset: int | None = None,
-        salt: int | None = None,
-        bodies: bool = True,
-    ) -> None: ...
+class SegmentWalk(FileWalk):
     def next(self) -> tuple[Any, ...] | None: ...
     def records(self) -> list[tuple[int, int | None, int | None, int | None, int]]: ...
-    def close(self) -> None: ...
 
 def read_head(page: bytes) -> dict[str, Any]: ...
 def read_index(

@@ -1,13 +1,12 @@
 from typing import Any
 
+from pystream._native.walks import FileWalk
+
 EPOCH_ENTRY_BYTES: int
 INDEX_HEADER_BYTES: int
 INDEX_ENTRY_BYTES: int
 
-class SegmentCheck:
-    def __init__(
-        self, path: str, base_offset: int, end_offset: int | None = None, salt: int | None = None
-    ) -> None: ...
+class SegmentCheck(FileWalk):
     @property
     def position(self) -> int: ...
     @property
@@ -16,6 +15,5 @@ class SegmentCheck:
     def span(self) -> tuple[int, int]: ...
     def next(self, bytes_max: int) -> tuple[Any, ...] | None: ...
     def counted(self) -> tuple[int, int, int]: ...
-    def close(self) -> None: ...
 
 def look(live_fd: int) -> tuple[int, str]: ...

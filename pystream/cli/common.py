@@ -128,10 +128,12 @@ class StoreType(click.Path):
         return [CompletionItem(incomplete, type="dir")]
 
 
-class TopicType(ParamType):
-    """The name of a topic. Completed from the store named before it, without opening that."""
+class NameType(ParamType):
+    """A name in the store named before it, completed without opening that. `list_names` gives them all."""
 
-    name = "topic"
+    def __init__(self, name: str, list_names: Callable[[str], list[str]]) -> None:
+        self.name = name
+        self._list_names = list_names
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -140,10 +142,17 @@ class TopicType(ParamType):
         if store is None:
             return []
         try:
-            names = metadata.list_topics(os.path.expanduser(store))
+            names = self._list_names(os.path.expanduser(store))
         except pystream.PystreamError:
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class TopicType(NameType):
+    """The name of a topic."""
+
+    def __init__(self) -> None:
+        super().__init__("topic", metadata.list_topics)
 
 
 store_argument = click.argument("store", type=StoreType())

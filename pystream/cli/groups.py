@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 import pystream
 from pystream.cli.common import (
@@ -19,7 +17,7 @@ from pystream.cli.common import (
     EXIT_USAGE,
     MOMENT,
     Column,
-    ParamType,
+    NameType,
     SuggestingGroup,
     TopicType,
     error_text,
@@ -34,6 +32,7 @@ from pystream.cli.common import (
     store_argument,
     warn,
 )
+from pystream.group.shared import list_groups
 
 if TYPE_CHECKING:
     from pystream.group import GroupDescription, MemberDescription, PartitionDescription
@@ -42,24 +41,11 @@ if TYPE_CHECKING:
 NOTHING: Final = "-"
 
 
-class GroupType(ParamType):
-    """The name of a consumer group. Completed from the store named before it, without opening that."""
+class GroupType(NameType):
+    """The name of a consumer group."""
 
-    name = "group"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        from pystream.group.shared import list_groups
-
-        store = ctx.params.get("store")
-        if store is None:
-            return []
-        try:
-            names = list_groups(os.path.expanduser(store))
-        except pystream.PystreamError:
-            return []
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    def __init__(self) -> None:
+        super().__init__("group", list_groups)
 
 
 group_argument = click.argument("group", type=GroupType())

@@ -2,18 +2,18 @@
 """The bytes of a store's files as plain values, read without opening the store. `pystream.inspection` names them."""
 import os
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
     PS_EPOCH_ENTRY_BYTES, PS_HEAD_BYTES, PS_HEAD_HELD_FLAG, PS_HEAD_SIGNAL_WAITED, PS_INDEX_ENTRY_BYTES,
-    PS_INDEX_HEADER_BYTES, PS_OK, PS_SOUND, PS_TIMESTAMP_NONE, PS_UNCHECKED, PS_WALK_BUFFER_BYTES_MIN, PS_WALK_DAMAGE, PS_WALK_END,
+    PS_INDEX_HEADER_BYTES, PS_OK, PS_SOUND, PS_TIMESTAMP_NONE, PS_UNCHECKED, PS_WALK_DAMAGE, PS_WALK_END,
     PS_WALK_FRAME, PS_WALK_HEADER, PS_WALK_NEED, PS_WALK_SEAL, c_bool, ps_bit, ps_binary, ps_columns, ps_env,
     ps_epoch_entry, ps_error, ps_frame_meta, ps_frame_next_offset, ps_head_facts, ps_index_entry, ps_index_info,
     ps_inspect_epoch, ps_inspect_head, ps_inspect_in_use, ps_inspect_index, ps_inspect_index_entry,
-    ps_inspect_index_hit, ps_slot, ps_status, ps_verdict, ps_walk, ps_walk_begin, ps_walk_event, ps_walk_next,
+    ps_inspect_index_hit, ps_slot, ps_status, ps_verdict, ps_walk_event, ps_walk_next,
 )
+from pystream._native.walks cimport FileWalk
 
 cdef ps_env plain
 memset(&plain, 0, sizeof(plain))
@@ -31,55 +31,12 @@ cdef object known(int64_t number):
     return None if number < 0 else number
 
 
-cdef class SegmentWalk:
+cdef class SegmentWalk(FileWalk):
     """The events of one segment file, in order: `next()` gives (kind, values...), "end" once and last.
 
     base_offset: what the name says. end_offset: None, or where published records end. salt: None, or what to go by
     when the header is damaged. bodies: check bodies and columns.
     """
-    cdef ps_walk walk
-    cdef bint ended
-
-    def __cinit__(self, str path not None, int64_t base_offset, end_offset=None, salt=None, bint bodies=True):
-        memset(&self.walk, 0, sizeof(self.walk))
-        self.walk.env = &plain
-        self.walk.fd = -1
-        self.walk.base_offset = base_offset
-        self.walk.end_offset = INT64_MAX if end_offset is None else end_offset
-        self.walk.salt = 0 if salt is None else salt
-        self.walk.bodies = bodies
-        self.grow(PS_WALK_BUFFER_BYTES_MIN, 0)
-        self.walk.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        ps_walk_begin(&self.walk)
-
-    def __dealloc__(self):
-        self.close()
-        free(self.walk.buffer)
-        free(self.walk.scratch)
-
-    def close(self):
-        """Close the file. Twice is once."""
-        if self.walk.fd >= 0:
-            os.close(self.walk.fd)
-        self.walk.fd = -1
-        self.ended = True
-
-    cdef int grow(self, uint64_t buffer_bytes, uint64_t scratch_bytes) except -1:
-        cdef uint8_t *p
-        if buffer_bytes > self.walk.buffer_bytes:
-            p = <uint8_t *>realloc(self.walk.buffer, buffer_bytes)
-            if p == NULL:
-                raise MemoryError()
-            self.walk.buffer = p
-            self.walk.buffer_bytes = buffer_bytes
-        if scratch_bytes > self.walk.scratch_bytes:
-            p = <uint8_t *>realloc(self.walk.scratch, scratch_bytes)
-            if p == NULL:
-                raise MemoryError()
-            self.walk.scratch = p
-            self.walk.scratch_bytes = scratch_bytes
-        return 0
-
     def next(self):
         """The next event, or None after the last."""
         cdef ps_error err

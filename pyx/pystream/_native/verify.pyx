@@ -2,17 +2,17 @@
 """Segments checked from end to end without the GIL, and who has a store open. For `pystream.verification`."""
 import os
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from pystream._native.c_api cimport (
     PS_EPOCH_ENTRY_BYTES, PS_INDEX_ENTRY_BYTES, PS_INDEX_HEADER_BYTES,
-    PS_OK, PS_SOUND, PS_WALK_BUFFER_BYTES_MIN, PS_WALK_DAMAGE, PS_WALK_END, PS_WALK_FRAME,
-    PS_WALK_HEADER, PS_WALK_NEED, PS_WALK_SEAL, ps_env, ps_error, ps_frame_next_offset, ps_status, ps_walk,
-    ps_walk_begin, ps_walk_event, ps_walk_next,
+    PS_OK, PS_SOUND, PS_WALK_DAMAGE, PS_WALK_END, PS_WALK_FRAME,
+    PS_WALK_HEADER, PS_WALK_NEED, PS_WALK_SEAL, ps_env, ps_error, ps_frame_next_offset, ps_status,
+    ps_walk, ps_walk_event, ps_walk_next,
 )
 from pystream._native.errors cimport raise_error
+from pystream._native.walks cimport FileWalk
 
 
 cdef extern from "ps_log.h" nogil:
@@ -35,57 +35,17 @@ cdef object known(int64_t number):
     return None if number < 0 else number
 
 
-cdef class SegmentCheck:
+cdef class SegmentCheck(FileWalk):
     """A pass over one segment file in which sound batches are only counted.
 
     base_offset: what the name says. end_offset: None, or where published records end. salt: None, or what to go by
     when the header is damaged.
     """
-    cdef ps_walk walk
-    cdef bint ended
     cdef uint64_t frames, records
     cdef int64_t durable
 
-    def __cinit__(self, str path not None, int64_t base_offset, end_offset=None, salt=None):
-        memset(&self.walk, 0, sizeof(self.walk))
-        self.walk.env = &plain
-        self.walk.fd = -1
-        self.walk.base_offset = base_offset
-        self.walk.end_offset = INT64_MAX if end_offset is None else end_offset
-        self.walk.salt = 0 if salt is None else salt
-        self.walk.bodies = True
+    def __cinit__(self, *args, **kwargs):
         self.durable = -1
-        self.grow(PS_WALK_BUFFER_BYTES_MIN, 0)
-        self.walk.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        ps_walk_begin(&self.walk)
-
-    def __dealloc__(self):
-        self.close()
-        free(self.walk.buffer)
-        free(self.walk.scratch)
-
-    def close(self):
-        """Close the file. Twice is once."""
-        if self.walk.fd >= 0:
-            os.close(self.walk.fd)
-        self.walk.fd = -1
-        self.ended = True
-
-    cdef int grow(self, uint64_t buffer_bytes, uint64_t scratch_bytes) except -1:
-        cdef uint8_t *p
-        if buffer_bytes > self.walk.buffer_bytes:
-            p = <uint8_t *>realloc(self.walk.buffer, buffer_bytes)
-            if p == NULL:
-                raise MemoryError()
-            self.walk.buffer = p
-            self.walk.buffer_bytes = buffer_bytes
-        if scratch_bytes > self.walk.scratch_bytes:
-            p = <uint8_t *>realloc(self.walk.scratch, scratch_bytes)
-            if p == NULL:
-                raise MemoryError()
-            self.walk.scratch = p
-            self.walk.scratch_bytes = scratch_bytes
-        return 0
 
     @property
     def position(self):
