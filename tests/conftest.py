@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 import loops
 import pystream
+
+# Who runs in the background of a shell is made to ignore it, and so would be all that is started here.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
