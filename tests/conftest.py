@@ -9,9 +9,11 @@ import pytest
 import loops
 import pystream
 
-# Who runs in the background of a shell is made to ignore it, and so would be all that is started here.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Who runs in the background of a shell, or under nohup, is made to ignore them, and so would be all that is
+# started here.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture
