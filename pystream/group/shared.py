@@ -408,7 +408,8 @@ class SharedGroup:
             durable = self._durable(key, state.names.get(key[0]))
             whole = whole and (durable is None or entry.offset <= durable)
             bounded[key] = entry if durable is None else entry._replace(offset=min(entry.offset, durable))
-        names = {uuid: name for uuid, name in state.names.items() if any(key[0] == uuid for key in bounded)}
+        topics = {uuid for uuid, _ in bounded}
+        names = {uuid: name for uuid, name in state.names.items() if uuid in topics}
         document = encode(State(generation=state.generation, committed=bounded, names=names))
         temporary = _TEMPORARY + random_id()
         with self._directory() as directory:

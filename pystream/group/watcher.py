@@ -136,7 +136,7 @@ class Watcher:
         for who in watched:
             if ended.intersection(who.wanted_processes()) or who.wanted_directory() in ready:
                 who.look_again()
-        for pid in ended:
+        for pid in ended & self._pidfds.keys():
             os.close(self._pidfds.pop(pid))
         self._told |= ended
 
@@ -156,15 +156,9 @@ class Watcher:
             try:
                 self._pidfds[pid] = os.pidfd_open(pid)
             except ProcessLookupError:
-                self._ended_before(pid, watched)
+                self._tell({pid}, set())
             except OSError:  # no pidfds here: members find out by the locks, at the end of a slice
                 self._told.add(pid)
-
-    def _ended_before(self, pid: int, watched: list[Watched]) -> None:
-        self._told.add(pid)
-        for who in watched:
-            if pid in who.wanted_processes():
-                who.look_again()
 
 
 _watcher: Watcher | None = None
