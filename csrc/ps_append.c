@@ -66,6 +66,31 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
   return status;
 }
 
+/* How much more there has to be, in parts of the reserve, before what was refused is allowed again: else
+ * every byte that comes free would let one append through and refuse the next. */
+#define RESUME_PARTS 8
+
+/* May *wanted more bytes of the file system be taken? Where that is too many, `needed` of them. */
+static ps_status ask_space(ps_log *log, int fd, uint64_t needed, uint64_t *wanted, const char *path,
+                           ps_error *err) {
+  ps_reserve *reserve = log->options.reserve;
+  if (PS_LIKELY(!reserve || reserve->min_free_bytes == 0)) return PS_OK;
+  int64_t available, least = reserve->min_free_bytes, resume = least + least / RESUME_PARTS;
+  int rc = ps_os_free_bytes(log->env, fd, &available);
+  if (rc < 0) return ps_fail_errno(err, -rc, path, "looking how much space is free");
+  if (ps_log_flag(&reserve->low)) least = resume;
+  if (available - (int64_t)*wanted < least) *wanted = needed;
+  bool low = available - (int64_t)needed < least;
+  __atomic_store_n(&reserve->low, low, __ATOMIC_RELEASE);
+  if (!low) return PS_OK;
+  char what[160];
+  snprintf(what, sizeof what,
+           "%" PRId64 " bytes are free and min_free_bytes=%" PRId64
+           "; appends go on by themselves at %" PRId64,
+           available, reserve->min_free_bytes, resume + (int64_t)needed);
+  return ps_fail_errno(err, ENOSPC, path, what);
+}
+
 static bool stores_by_call(const ps_segment *segment, uint64_t bytes) {
   return !segment->write_map || bytes >= STORE_BY_CALL_BYTES_MIN;
 }
@@ -80,13 +105,17 @@ static ps_status reserve(ps_log *log, uint64_t end, ps_error *err) {
   if (bytes < PS_RESERVE_BYTES_MIN) bytes = PS_RESERVE_BYTES_MIN;
   if (bytes < needed) bytes = needed;
   if (bytes > segment->capacity) bytes = segment->capacity;
+  uint64_t more = bytes - segment->reserved;
+  ps_status status = ask_space(log, segment->fd, needed - segment->reserved, &more, segment->path, err);
+  if (status != PS_OK) return status;
+  bytes = segment->reserved + more;
   int rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
-  if (rc == -ENOSPC && bytes > needed) { /* the disk is nearly full: only what is needed */
+  if ((rc == -ENOSPC || rc == -EDQUOT) && bytes > needed) { /* the disk is nearly full: only what is needed */
     bytes = needed;
     rc = ps_os_allocate(log->env, segment->fd, (int64_t)bytes);
   }
   if (rc == -EOPNOTSUPP && !segment->write_map) { /* the file grows as it is written */
-    segment->reserved = segment->capacity;
+    segment->reserved = bytes;
     return PS_OK;
   }
   if (rc < 0) return ps_fail_errno(err, -rc, segment->path, "reserving space for a segment");
@@ -107,19 +136,22 @@ ps_status ps_log_store(ps_log *log, uint64_t position, const ps_piece *pieces, s
     return PS_OK;
   }
   int rc = ps_os_pwritev_all(log->env, segment->fd, pieces, count, (int64_t)position);
-  if (rc == -EIO) ps_head_set_poison(log->head, EIO); /* no later answer about this file can be believed */
+  /* No later answer about this file can be believed. */
+  if (rc == -EIO) return ps_log_fail_poisoning(log, EIO, segment->path, "writing to a segment", err);
   return rc < 0 ? ps_fail_errno(err, -rc, segment->path, "writing to a segment") : PS_OK;
 }
 
 ps_status ps_log_create_file(ps_log *log, const char *path, uint64_t bytes, int *out, ps_error *err) {
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0666);
   if (fd < 0) return ps_fail_errno(err, -fd, path, "creating a segment");
-  int rc = ps_os_allocate(log->env, fd, (int64_t)bytes);
+  ps_status status = ask_space(log, fd, bytes, &bytes, path, err);
+  int rc = status == PS_OK ? ps_os_allocate(log->env, fd, (int64_t)bytes) : 0;
   if (rc == -EOPNOTSUPP && log->options.io == PS_IO_PWRITE) rc = 0; /* the file grows as it is written */
-  if (rc < 0) {
+  if (rc < 0) status = ps_fail_errno(err, -rc, path, "reserving space for a segment");
+  if (status != PS_OK) {
     ps_os_close(fd);
     (void)ps_os_unlink(log->env, AT_FDCWD, path);
-    return ps_fail_errno(err, -rc, path, "reserving space for a segment");
+    return status;
   }
   *out = fd;
   return PS_OK;

@@ -16,7 +16,7 @@ void ps_cursor_clear(ps_cursor *cursor) {
 
 static void place(ps_cursor *cursor, ps_segment *segment, uint64_t position, int64_t next_offset) {
   ps_segment_unref(cursor->segment);
-  *cursor = (ps_cursor){segment, position, next_offset, cursor->generation};
+  *cursor = (ps_cursor){segment, position, next_offset, cursor->generation, cursor->durable};
 }
 
 /* Decode the header at the cursor. PS_END: no frame of this log stands there. */
@@ -117,6 +117,7 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
     return ps_log_explain(log, status, err);
   }
   at.generation = cursor->generation;
+  at.durable = cursor->durable;
   ps_cursor_clear(cursor);
   *cursor = at;
   return PS_OK;
@@ -144,7 +145,9 @@ static void leave_old_view(ps_log *log, ps_cursor *cursor) {
   uint64_t now = __atomic_load_n(&log->view.generation, __ATOMIC_ACQUIRE);
   if (cursor->generation == now) return;
   int64_t offset = cursor->next_offset;
+  bool durable = cursor->durable;
   ps_cursor_clear(cursor);
+  cursor->durable = durable;
   cursor->next_offset = offset;
   cursor->generation = now;
 }
@@ -153,7 +156,7 @@ ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps
   for (;;) {
     if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked) || ps_head_deleted(log->head)))
       return ps_log_check(log, err);
-    if (cursor->next_offset >= ps_log_high_watermark(log)) return PS_END;
+    if (cursor->next_offset >= ps_log_readable_offset(log, cursor->durable)) return PS_END;
     if (PS_UNLIKELY(log->options.read_only)) leave_old_view(log, cursor);
     if (PS_UNLIKELY(!cursor->segment)) {
       ps_status placed = ps_cursor_seek(log, cursor, cursor->next_offset, err);

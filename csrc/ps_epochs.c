@@ -13,10 +13,10 @@ static bool entry_ok(const uint8_t *p) {
 }
 
 typedef struct found {
-  int32_t last;  /* the highest epoch, -1: none */
-  int32_t after; /* asked for: epochs above this one */
-  int64_t end;   /* where the lowest of them begins */
-  int64_t entries;
+  int32_t last;    /* the highest epoch, -1: none */
+  int32_t after;   /* asked for: epochs above this one */
+  int64_t end;     /* where the lowest of them begins */
+  int64_t entries; /* up to the last sound one */
 } found;
 
 /* A damaged entry is passed over: segment headers carry the epochs too. */
@@ -25,11 +25,13 @@ static int scan(ps_log *log, int fd, found *out) {
   out->last = -1;
   out->end = INT64_MAX;
   int rc = ps_os_stat_fd(log->env, fd, &st);
-  out->entries = rc == 0 ? st.st_size / PS_EPOCH_ENTRY_BYTES : 0;
-  for (int64_t i = 0; rc == 0 && i < out->entries; i++) {
+  out->entries = 0;
+  int64_t room = rc == 0 ? st.st_size / PS_EPOCH_ENTRY_BYTES : 0;
+  for (int64_t i = 0; rc == 0 && i < room; i++) {
     uint8_t p[PS_EPOCH_ENTRY_BYTES];
     rc = ps_os_pread_all(log->env, fd, p, sizeof p, i * PS_EPOCH_ENTRY_BYTES);
     if (rc < 0 || !entry_ok(p)) continue;
+    out->entries = i + 1;
     int32_t epoch = ps_load_i32(p + PS_EPOCH_EPOCH_OFF);
     int64_t first = ps_load_i64(p + PS_EPOCH_FIRST_OFFSET_OFF);
     if (epoch > out->last) out->last = epoch;
@@ -79,9 +81,10 @@ ps_status ps_epochs_append(ps_log *log, int32_t epoch, int64_t first_offset, ps_
   ps_store_i64(p + PS_EPOCH_CREATED_OFF, ps_os_now_ns());
   ps_store_u64(p + PS_EPOCH_CHECKSUM_OFF, ps_hash(p, PS_EPOCH_CHECKSUM_OFF));
   int rc = scan(log, fd, &all);
-  /* After a torn last entry the place is a whole multiple again: it is overwritten. */
+  /* A torn last entry is overwritten: what it was to say was never relied upon. */
   if (rc == 0) rc = ps_os_pwrite_all(log->env, fd, p, sizeof p, all.entries * PS_EPOCH_ENTRY_BYTES);
   if (rc == 0) rc = ps_os_sync_data(log->env, fd);
   ps_os_close(fd);
-  return rc < 0 ? ps_fail_errno(err, -rc, path, "writing the epochs file") : PS_OK;
+  if (rc < 0) return ps_fail_errno(err, -rc, path, "writing the epochs file");
+  return all.entries == 0 ? ps_log_sync_directory(log, err) : PS_OK; /* its name is new */
 }

@@ -37,5 +37,5 @@ int ps_fault_hook(void *context, const char *name) {
     }
     return 0;
   }
-  return n >= plan->nth && n < plan->nth + plan->times ? plan->os_errno : 0;
+  return n >= plan->nth && n - plan->nth < plan->times ? plan->os_errno : 0;
 }

@@ -172,16 +172,23 @@
 #define PS_HEAD_DELETED_OFF (PS_HEAD_POISON_OFF + 8u)            /* u64, PS_HEAD_DELETED_MAGIC = deleted */
 #define PS_HEAD_LOG_START_OFF (PS_HEAD_DELETED_OFF + 8u)         /* i64 */
 #define PS_HEAD_LOG_START_CHECK_OFF (PS_HEAD_LOG_START_OFF + 8u) /* u64, ~log start */
+#define PS_HEAD_BOOT_ID_OFF (PS_HEAD_LOG_START_CHECK_OFF + 8u)   /* 16 bytes */
 #define PS_HEAD_SLOT0_OFF (3u * PS_HEAD_LINE)
 #define PS_HEAD_SLOT1_OFF (4u * PS_HEAD_LINE)
-#define PS_HEAD_WATERMARK_OFF (5u * PS_HEAD_LINE)        /* i64, what readers may see ends here */
-#define PS_HEAD_LOG_END_OFF (PS_HEAD_WATERMARK_OFF + 8u) /* i64, copy of the good slot's offset */
-#define PS_HEAD_DURABLE_OFF (6u * PS_HEAD_LINE)          /* i64 */
-#define PS_HEAD_STABLE_OFF (7u * PS_HEAD_LINE)           /* i64 last stable offset, reserved */
-#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE)           /* u32 futex word, moved by every wake-up */
-#define PS_HEAD_SIGNAL_WAITED 1u                         /* of `signal`: somebody waits for the next one */
-#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE)          /* u32 reserved, 0 */
+#define PS_HEAD_WATERMARK_OFF (5u * PS_HEAD_LINE)            /* i64, what readers may see ends here */
+#define PS_HEAD_LOG_END_OFF (PS_HEAD_WATERMARK_OFF + 8u)     /* i64, copy of the good slot's offset */
+#define PS_HEAD_DURABLE_OFF (6u * PS_HEAD_LINE)              /* i64 */
+#define PS_HEAD_DURABLE_CHECK_OFF (PS_HEAD_DURABLE_OFF + 8u) /* u64, durable * PS_HEAD_DURABLE_FACTOR */
+#define PS_HEAD_STABLE_OFF (7u * PS_HEAD_LINE)               /* i64 last stable offset, reserved */
+#define PS_HEAD_SIGNAL_OFF (8u * PS_HEAD_LINE)               /* u32 futex word, moved by every wake-up */
+#define PS_HEAD_SIGNAL_WAITED 1u                /* of `signal`: somebody waits for the next one */
+#define PS_HEAD_WAITERS_OFF (9u * PS_HEAD_LINE) /* u32 reserved, 0 */
 #define PS_HEAD_BYTES 4096u
+
+/* Spreads each bit of a small number over a word: bytes of both that are torn do not fit each other. */
+#define PS_HEAD_DURABLE_FACTOR 0x9e3779b97f4a7c15ull
+#define PS_HEAD_DURABLE_INVERSE 0xf1de83e19937733dull
+_Static_assert(PS_HEAD_DURABLE_FACTOR *PS_HEAD_DURABLE_INVERSE == 1, "modulo 2^64");
 
 #define PS_HEAD_POISON_TAG 0x4e53494f50000000ull /* low 28 bits carry the errno */
 #define PS_HEAD_DELETED_MAGIC 0x444554454c454450ull
@@ -276,7 +283,7 @@ _Static_assert(PS_INDEX_ENTRY_CHECKSUM_OFF + 8u == PS_INDEX_ENTRY_BYTES, "index 
 _Static_assert(PS_EPOCH_CHECKSUM_OFF + 8u == PS_EPOCH_ENTRY_BYTES, "epoch entry size");
 _Static_assert(PS_SLOT_CHECKSUM_OFF + 8u == PS_SLOT_BYTES && PS_SLOT_BYTES <= PS_HEAD_LINE, "slot");
 _Static_assert(PS_HEAD_IDENTITY_CHECKSUM_OFF + 8u <= PS_HEAD_STATE_OFF, "identity line");
-_Static_assert(PS_HEAD_LOG_START_CHECK_OFF + 8u <= PS_HEAD_SLOT0_OFF, "cold line");
+_Static_assert(PS_HEAD_BOOT_ID_OFF + 16u <= PS_HEAD_SLOT0_OFF, "cold line");
 _Static_assert(PS_HEAD_WAITERS_OFF + PS_HEAD_LINE <= PS_HEAD_BYTES, "head page");
 _Static_assert(PS_LIVE_CHECKSUM_OFF + 8u == PS_LIVE_BYTES, "live file");
 _Static_assert(PS_CONTROL_CHECKSUM_OFF + 8u <= PS_CONTROL_STATE_OFF, "control identity line");

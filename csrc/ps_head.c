@@ -76,6 +76,14 @@ void ps_head_set_log_start(uint8_t *head, int64_t offset) {
   ps_release_u64(head + PS_HEAD_LOG_START_CHECK_OFF, ~(uint64_t)offset);
 }
 
+int64_t ps_head_durable_checked(const uint8_t *head, bool alive) {
+  int64_t durable = ps_head_durable(head);
+  int64_t other = (int64_t)(ps_acquire_u64(head + PS_HEAD_DURABLE_CHECK_OFF) * PS_HEAD_DURABLE_INVERSE);
+  if (durable == other) return durable;
+  if (!alive || durable < 0 || other < 0) return -1;
+  return durable < other ? durable : other;
+}
+
 uint32_t ps_head_listen(uint8_t *head) {
   uint32_t *word = (uint32_t *)(head + PS_HEAD_SIGNAL_OFF);
   uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);

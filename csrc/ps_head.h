@@ -69,6 +69,15 @@ static inline int64_t ps_head_durable(const uint8_t *head) {
   return ps_acquire_i64(head + PS_HEAD_DURABLE_OFF);
 }
 
+/* Never down. Sync lock held, or the partition recovered: nobody else moves it. */
+static inline void ps_head_raise_durable(uint8_t *head, int64_t offset) {
+  if (ps_max_i64(head + PS_HEAD_DURABLE_OFF, offset))
+    ps_release_u64(head + PS_HEAD_DURABLE_CHECK_OFF, (uint64_t)offset * PS_HEAD_DURABLE_FACTOR);
+}
+/* What may be believed of a head that others wrote: -1 where the word does not fit its check. `alive`: the
+ * page is as it was stored, so whoever moved them died between the two, and the lower one is true. */
+int64_t ps_head_durable_checked(const uint8_t *head, bool alive);
+
 /* Waiting for the watermark: an eventcount in one word. Bit 0 of `signal` says that somebody waits, the rest
  * counts wake-ups.
  *

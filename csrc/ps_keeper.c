@@ -208,6 +208,7 @@ static ps_kept *pick(ps_keeper *k, int64_t now, bool prefer_sync, bool *sync, in
   for (ps_kept *e = k->first; e; e = e->next) {
     if (e->poked && !poked) poked = e;
     int64_t at = due(e);
+    if (e->started && at > now) at = now;
     if (at < *wake_ns) {
       *wake_ns = at;
       late = e;
@@ -218,7 +219,37 @@ static ps_kept *pick(ps_keeper *k, int64_t now, bool prefer_sync, bool *sync, in
   return *sync ? late : poked;
 }
 
+/* How long before its time a log is synced along with others, as a part of its interval. */
+#define TOGETHER_PARTS 8
+#define TOGETHER_MAX 256
+
+/* `late` is about to be synced: have the kernel begin with those too whose time is near, all at once, and
+ * sync them one after the other then. 1,000 partitions take 78 ms so and 176 without, 155 and 375 with 64 KiB
+ * each. (syncfs would take 14 and 81, but also all that others have written to that file system, and as long
+ * as that takes.) Called and left with the mutex. */
+static void start_together(ps_keeper *k, ps_kept *late, int64_t now) {
+  ps_kept *together[TOGETHER_MAX];
+  size_t count = 0;
+  if (late->started) return;
+  together[count++] = late;
+  for (ps_kept *e = k->first; e && count < TOGETHER_MAX; e = e->next)
+    if (e != late && !e->started && due(e) != PS_NEVER && due(e) - now <= e->interval_ns / TOGETHER_PARTS)
+      together[count++] = e;
+  if (count < 2) return;
+  for (size_t i = 0; i < count; i++) together[i]->busy = true; /* none is forgotten meanwhile */
+  pthread_mutex_unlock(&k->mutex);
+  for (size_t i = 0; i < count; i++) ps_log_start_writeback(together[i]->log);
+  pthread_mutex_lock(&k->mutex);
+  for (size_t i = 0; i < count; i++) {
+    together[i]->busy = false;
+    together[i]->started = true;
+  }
+  pthread_cond_broadcast(&k->progress);
+}
+
 static void last_syncs(ps_keeper *k) {
+  for (ps_kept *e = k->first; e; e = e->next)
+    if (e->interval_ns > 0 && due(e) != PS_NEVER) ps_log_start_writeback(e->log);
   for (ps_kept *e = k->first; e; e = e->next) {
     ps_error err;
     if (e->interval_ns > 0 && due(e) != PS_NEVER && ps_log_is_dirty(e->log)) ps_log_sync(e->log, &err);
@@ -237,8 +268,12 @@ void ps_keeper_run(ps_keeper *k) {
       continue;
     }
     prefer_sync = !sync;
+    if (sync) start_together(k, e, ps_os_monotonic_ns());
     e->busy = true;
-    if (!sync) e->poked = false;
+    if (sync)
+      e->started = false;
+    else
+      e->poked = false;
     pthread_mutex_unlock(&k->mutex);
     if (sync)
       sync_now(e);

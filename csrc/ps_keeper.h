@@ -27,6 +27,7 @@ typedef struct ps_kept {
   /* Under the keeper's mutex. */
   bool poked;
   bool busy;
+  bool started; /* the kernel was told to begin; the sync follows at once */
   int64_t seen_ns;
   uint64_t seen_bytes;
   int64_t covered_ns; /* everything appended before it has been synced */

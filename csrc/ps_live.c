@@ -82,5 +82,5 @@ ps_status ps_live_look(const ps_env *env, int fd, uint64_t *incarnation, ps_pres
               : held == F_WRLCK + 1 ? PS_PRESENCE_CHANGING
                                     : PS_PRESENCE_WRITERS;
   int rc = held < 0 ? held : read_incarnation(env, fd, incarnation); /* after the look: it is theirs */
-  return rc < 0 ? ps_fail_errno(err, -rc, "live", "looking who has the store open") : PS_OK;
+  return rc < 0 ? ps_fail_errno(err, -rc, NULL, "looking who has the store open") : PS_OK;
 }

@@ -137,6 +137,8 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   pthread_mutex_init(&log->append_mutex, NULL);
   pthread_mutex_init(&log->sync_mutex, NULL);
   pthread_mutex_init(&log->table_mutex, NULL);
+  pthread_mutex_init(&log->turn_mutex, NULL);
+  pthread_cond_init(&log->turn_over, NULL);
   ps_status status = PS_OK;
   if (locks_fd >= 0) status = note_locks(log, err);
   if (status == PS_OK)
@@ -196,6 +198,9 @@ void ps_log_free(ps_log *log) {
   pthread_mutex_destroy(&log->append_mutex);
   pthread_mutex_destroy(&log->sync_mutex);
   pthread_mutex_destroy(&log->table_mutex);
+  pthread_mutex_destroy(&log->turn_mutex);
+  if (!ps_log_flag(&log->forked))
+    pthread_cond_destroy(&log->turn_over); /* it would wait for the parent's threads */
   free(log);
 }
 
@@ -210,7 +215,7 @@ ps_status ps_log_check(const ps_log *log, ps_error *err) {
   int poison = ps_head_poison(log->head);
   if (PS_UNLIKELY(poison != 0)) {
     ps_fail(err, PS_POISONED, log->dir,
-            "an earlier write or sync failed; close the store in every process and reopen it");
+            "an earlier write or sync of this partition failed, so it takes no more");
     if (err) err->os_errno = poison;
     return PS_POISONED;
   }
@@ -233,6 +238,13 @@ static const uint8_t *head_now(ps_log *log) {
 }
 
 int64_t ps_log_high_watermark(ps_log *log) { return ps_head_watermark(head_now(log)); }
+int64_t ps_log_readable_offset(ps_log *log, bool durable) {
+  const uint8_t *head = head_now(log);
+  int64_t watermark = ps_head_watermark(head);
+  if (PS_LIKELY(!durable)) return watermark;
+  int64_t synced = ps_head_durable(head); /* a sync may have come between the log end and the watermark */
+  return synced < watermark ? synced : watermark;
+}
 int64_t ps_log_end_offset(ps_log *log) { return ps_head_log_end(head_now(log)); }
 int64_t ps_log_durable_offset(ps_log *log) { return ps_head_durable(head_now(log)); }
 

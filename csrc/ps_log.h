@@ -14,7 +14,9 @@
  *  I5  A slot names a place where a frame may be written: all before it is whole. If the state word is
  *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
  *      frame (adopted) or nothing that counts (first 64 bytes zeroed).
- *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first.
+ *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first. What was
+ *      shown and never synced may also be gone without a trace: so the epoch rises with each boot of the
+ *      machine, in the same segment where nothing stands beyond its end.
  *  I7  A file is made, renamed or opened to be stored to only while a lock of the partition is held and the
  *      topic's directory has been found in its place since that lock was taken. Who deletes a topic holds all
  *      its locks while the directory moves: so no handle of a deleted topic touches a later one of that name.
@@ -37,6 +39,13 @@ typedef enum ps_durability {
   PS_DURABILITY_SYNC = 2
 } ps_durability;
 
+/* What a store leaves free on its file system: one for all logs of the store in this process. Whatever takes
+ * space asks; once refused, nothing grows before there is an eighth more than that again. */
+typedef struct ps_reserve {
+  int64_t min_free_bytes; /* 0: all may be taken */
+  bool low;               /* atomic */
+} ps_reserve;
+
 typedef struct ps_log_options {
   uint8_t topic_uuid[16];
   uint32_t partition;
@@ -46,9 +55,10 @@ typedef struct ps_log_options {
   ps_io io;             /* MAP or PWRITE, already chosen */
   uint64_t incarnation; /* of the open store; 0 where it is only read */
   bool log_append_time;
-  bool topic_locks; /* locks_fd is DIR/../locks: where another file has that name, the topic was deleted */
-  bool read_only;   /* nothing is written: see ps_view.h */
-  int live_fd;      /* read_only: STORE/live, open for reading; the caller's, as locks_fd is */
+  bool topic_locks;    /* locks_fd is DIR/../locks: where another file has that name, the topic was deleted */
+  bool read_only;      /* nothing is written: see ps_view.h */
+  int live_fd;         /* read_only: STORE/live, open for reading; the caller's, as locks_fd is */
+  ps_reserve *reserve; /* outlives the log; NULL: all may be taken */
 } ps_log_options;
 
 typedef struct ps_log ps_log;
@@ -89,6 +99,10 @@ bool ps_log_is_held(const ps_log *log);
 ps_status ps_log_settle(ps_log *log, ps_error *err);
 /* Make everything below the present log end durable; one sync serves all that wait. */
 ps_status ps_log_sync(ps_log *log, ps_error *err);
+/* Have the kernel begin to write out what this process stored and nobody has synced yet, and do not wait.
+ * Before the syncs of several logs: each then finds its bytes under way, and most of its metadata committed.
+ */
+void ps_log_start_writeback(ps_log *log);
 /* True when this process stored something that is not yet known to be durable. */
 bool ps_log_is_dirty(const ps_log *log);
 /* Make the next segment ready when the active one is more than half full. Off the append path. */
@@ -99,6 +113,8 @@ void ps_log_populate(ps_log *log, uint64_t bytes);
 int64_t ps_log_start_offset(const ps_log *log);
 int64_t ps_log_high_watermark(ps_log *log); /* one acquire load */
 bool ps_log_is_read_only(const ps_log *log);
+/* The same, or what of it is known to be durable. */
+int64_t ps_log_readable_offset(ps_log *log, bool durable);
 int64_t ps_log_end_offset(ps_log *log);
 int64_t ps_log_durable_offset(ps_log *log);
 int32_t ps_log_leader_epoch(const ps_log *log);
@@ -127,6 +143,7 @@ typedef struct ps_cursor {
   uint64_t position;
   int64_t next_offset; /* base offset expected of the frame at position */
   uint64_t generation; /* of the view it was placed in, where the log is read_only */
+  bool durable;        /* goes no further than the durable offset; the owner's to set */
 } ps_cursor;
 
 typedef struct ps_frame_view { /* borrowed: valid while the cursor or a reference holds the segment */
@@ -142,10 +159,10 @@ void ps_cursor_clear(ps_cursor *cursor);
 /* Place the cursor at the frame that holds `offset`, or the first after it; at the watermark it waits
  * there. PS_OUT_OF_RANGE below the log start or beyond the watermark. */
 ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_error *err);
-/* The next frame below the watermark, its header checked, its body too unless already verified.
- * PS_END when there is none yet. Raw bodies have also had their columns checked; a compressed body is
- * checked as stored, and the caller runs ps_columns_check after decompression.
- * Empty frames (no records) are returned too. */
+/* The next frame below the watermark (`durable`: and the durable offset), its header checked, its body too
+ * unless already verified. PS_END when there is none yet. Raw bodies have also had their columns checked; a
+ * compressed body is checked as stored, and the caller runs ps_columns_check after decompression. Empty
+ * frames (no records) are returned too. */
 ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err);
 /* The offset of the first record with a timestamp >= timestamp below the watermark, and that timestamp;
  * PS_END when there is none. Reads columns of at most one batch (decompressing into scratch it allocates). */

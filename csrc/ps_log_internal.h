@@ -24,6 +24,9 @@ struct ps_log {
   bool gone;           /* the topic's directory was not found in its place; atomic */
   bool wrote;          /* this process has appended; atomic */
   pthread_mutex_t append_mutex, sync_mutex, table_mutex;
+  pthread_mutex_t turn_mutex; /* never held while another is taken */
+  pthread_cond_t turn_over;
+  bool syncing; /* turn_mutex: a thread of this process syncs, or waits for another process's sync */
   /* table_mutex */
   ps_table_entry *table;
   size_t table_count, table_room;
@@ -61,6 +64,8 @@ ps_status ps_log_check_place(ps_log *log, ps_error *err);
 /* What failed, failed perhaps because the topic was deleted: its files have other names by now, or none.
  * Answers `status`, or PS_DELETED. */
 ps_status ps_log_explain(ps_log *log, ps_status status, ps_error *err);
+/* What failed leaves it open what the disk holds: poisons the log and answers PS_POISONED, with the errno. */
+ps_status ps_log_fail_poisoning(ps_log *log, int os_errno, const char *path, const char *what, ps_error *err);
 /* ps_log_check, and that the store may be written to. */
 ps_status ps_log_check_writable(const ps_log *log, ps_error *err);
 

@@ -121,6 +121,24 @@ int ps_os_sync_data(const ps_env *env, int fd) {
   return fdatasync(fd) < 0 ? -errno : 0; /* never retried: a second answer proves nothing */
 }
 
+int ps_os_sync_derived(const ps_env *env, int fd) {
+  ASK(env, "sync_derived");
+  return fdatasync(fd) < 0 ? -errno : 0;
+}
+
+void ps_os_start_writeback(const ps_env *env, int fd) {
+  if (ps_env_ask(env, "writeback") != 0) return;
+  (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+int ps_os_free_bytes(const ps_env *env, int fd, int64_t *out) {
+  ASK(env, "statfs");
+  struct statfs fs;
+  if (fstatfs(fd, &fs) < 0) return -errno;
+  *out = (int64_t)fs.f_bavail * (int64_t)fs.f_bsize;
+  return 0;
+}
+
 int ps_os_sync_dir(const ps_env *env, int dirfd) {
   ASK(env, "sync_dir");
   return fsync(dirfd) < 0 ? -errno : 0;
@@ -129,6 +147,11 @@ int ps_os_sync_dir(const ps_env *env, int dirfd) {
 int ps_os_rename(const ps_env *env, int dirfd, const char *from, const char *to) {
   ASK(env, "rename");
   return renameat(dirfd, from, dirfd, to) < 0 ? -errno : 0;
+}
+
+int ps_os_link(const ps_env *env, int dirfd, const char *from, const char *to) {
+  ASK(env, "link");
+  return linkat(dirfd, from, dirfd, to, 0) < 0 ? -errno : 0;
 }
 
 int ps_os_unlink(const ps_env *env, int dirfd, const char *path) {

@@ -54,9 +54,16 @@ int64_t ps_os_seek_data(const ps_env *env, int fd, int64_t at);
 int ps_os_pread_all(const ps_env *env, int fd, void *buffer, size_t bytes, int64_t at);
 int ps_os_pwrite_all(const ps_env *env, int fd, const void *buffer, size_t bytes, int64_t at);
 int ps_os_pwritev_all(const ps_env *env, int fd, const ps_piece *pieces, size_t count, int64_t at);
-int ps_os_sync_data(const ps_env *env, int fd); /* fdatasync */
+int ps_os_sync_data(const ps_env *env, int fd);    /* fdatasync */
+int ps_os_sync_derived(const ps_env *env, int fd); /* the same for what can be made anew */
+/* Have the kernel begin to write a file out. A hint: promises nothing, and takes no error away from the next
+ * sync. */
+void ps_os_start_writeback(const ps_env *env, int fd);
+/* Bytes of the file system of fd that a user without privileges may still take. */
+int ps_os_free_bytes(const ps_env *env, int fd, int64_t *out);
 int ps_os_sync_dir(const ps_env *env, int dirfd);
 int ps_os_rename(const ps_env *env, int dirfd, const char *from, const char *to);
+int ps_os_link(const ps_env *env, int dirfd, const char *from, const char *to); /* a second name */
 int ps_os_unlink(const ps_env *env, int dirfd, const char *path);
 int ps_os_map(const ps_env *env, int fd, size_t bytes, bool writable, uint8_t **out);
 int ps_os_map_memory(size_t bytes, uint8_t **out); /* zeros, of no file */

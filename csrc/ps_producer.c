@@ -1,7 +1,5 @@
 #include "ps_producer.h"
 
-#include <errno.h>
-
 #include "ps_clock.h"
 #include "ps_worker.h"
 
@@ -325,21 +323,10 @@ static ps_status append_builder(ps_lane *l, ps_builder *b, ps_scratch *scratch, 
   return PS_OK;
 }
 
+/* What a call refused was not stored, so trying again is safe, and somebody may make room, or lift a limit.
+ * What left it open what was stored has poisoned the log instead. */
 static bool may_pass(const ps_error *err) {
-  if (err->status == PS_NO_MEMORY) return true;
-  if (err->status != PS_OS_ERROR) return false;
-  switch (err->os_errno) {
-  case ENOSPC:
-  case EDQUOT:
-  case EMFILE:
-  case ENFILE:
-  case ENOMEM:
-  case EAGAIN:
-  case EINTR:
-    return true;
-  default:
-    return false;
-  }
+  return err->status == PS_NO_MEMORY || err->status == PS_OS_ERROR;
 }
 
 /* Under the lock: what the answer to the head's append means. */

@@ -1,6 +1,5 @@
 #include "ps_status.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,12 +17,11 @@ ps_status ps_fail(ps_error *err, ps_status status, const char *path, const char 
 }
 
 ps_status ps_fail_errno(ps_error *err, int os_errno, const char *path, const char *what) {
-  ps_status status = os_errno == ENOMEM ? PS_NO_MEMORY : PS_OS_ERROR;
   if (err) {
-    fill(err, status, path, what);
+    fill(err, PS_OS_ERROR, path, what);
     err->os_errno = os_errno;
   }
-  return status;
+  return PS_OS_ERROR;
 }
 
 ps_status ps_fail_corrupt(ps_error *err, const char *path, int64_t segment, int64_t position, int64_t offset,

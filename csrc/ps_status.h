@@ -8,14 +8,14 @@
 
 typedef enum ps_status {
   PS_OK = 0,
-  PS_END,      /* nothing (yet) to read at this place: not an error */
-  PS_OS_ERROR, /* a system call failed: os_errno says how */
-  PS_NO_MEMORY,
-  PS_CORRUPT,  /* stored bytes are not what was written */
-  PS_VERSION,  /* written by a version, or with features, this code does not know */
-  PS_POISONED, /* an earlier write or sync failed: reopen the store */
-  PS_DELETED,  /* the topic was deleted */
-  PS_FORKED,   /* the handle belongs to the process this one was forked from */
+  PS_END,       /* nothing (yet) to read at this place: not an error */
+  PS_OS_ERROR,  /* a system call failed: os_errno says how */
+  PS_NO_MEMORY, /* the process's own allocator had none */
+  PS_CORRUPT,   /* stored bytes are not what was written */
+  PS_VERSION,   /* written by a version, or with features, this code does not know */
+  PS_POISONED,  /* an earlier write or sync failed: reopen the store */
+  PS_DELETED,   /* the topic was deleted */
+  PS_FORKED,    /* the handle belongs to the process this one was forked from */
   PS_CLOSED,
   PS_TOO_LARGE,    /* a record or batch exceeds a limit */
   PS_INVALID,      /* a caller's argument cannot be stored */

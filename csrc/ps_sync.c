@@ -10,13 +10,20 @@
 
 void ps_log_poison(ps_log *log, int os_errno) { ps_head_set_poison(log->head, os_errno ? os_errno : EIO); }
 
+ps_status ps_log_fail_poisoning(ps_log *log, int os_errno, const char *path, const char *what,
+                                ps_error *err) {
+  ps_log_poison(log, os_errno);
+  ps_fail_errno(err, os_errno, path, what);
+  if (err) err->status = PS_POISONED;
+  return PS_POISONED;
+}
+
 ps_status ps_log_sync_directory(ps_log *log, ps_error *err) {
   int fd = ps_os_openat(log->env, AT_FDCWD, log->dir, O_RDONLY | O_DIRECTORY, 0);
   if (fd < 0) return ps_fail_errno(err, -fd, log->dir, "opening the partition directory");
   int rc = ps_os_sync_dir(log->env, fd);
   ps_os_close(fd);
-  if (rc < 0) ps_log_poison(log, -rc);
-  return rc < 0 ? ps_fail_errno(err, -rc, log->dir, "syncing the partition directory") : PS_OK;
+  return rc < 0 ? ps_log_fail_poisoning(log, -rc, log->dir, "syncing the partition directory", err) : PS_OK;
 }
 
 /* Sync one segment's file, through the descriptor that saw the writes where there is one. */
@@ -30,13 +37,27 @@ static ps_status sync_segment(ps_log *log, ps_segment *segment, ps_error *err) {
   int rc = ps_os_sync_data(log->env, fd);
   if (own >= 0) ps_os_close(own);
   /* What the kernel dropped, a retry would not bring back: nobody may rely on this log any more. */
-  if (rc < 0) ps_log_poison(log, -rc);
-  return rc < 0 ? ps_fail_errno(err, -rc, segment->path, "syncing a segment") : PS_OK;
+  return rc < 0 ? ps_log_fail_poisoning(log, -rc, segment->path, "syncing a segment", err) : PS_OK;
+}
+
+/* The index of a segment that is full, so that a power failure leaves whole ones behind. It is derived: what
+ * goes wrong here costs speed only. */
+static void sync_index(ps_log *log, int64_t base_offset) {
+  char name[PS_SEGMENT_NAME_BYTES], path[512];
+  ps_index_name(base_offset, name);
+  ps_log_path(log, name, path);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDONLY, 0);
+  if (fd < 0) return;
+  (void)ps_os_sync_derived(log->env, fd);
+  ps_os_close(fd);
 }
 
 ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *err) {
   ps_segment *segment;
-  ps_status status = ps_table_holding(log, from, &segment, err);
+  ps_status status = PS_NOT_FOUND;
+  /* Where all of a segment is durable already, its seal may not be. */
+  if (from > ps_log_start_offset(log)) status = ps_table_holding(log, from - 1, &segment, NULL);
+  if (status != PS_OK) status = ps_table_holding(log, from, &segment, err);
   bool new_file = false;
   while (status == PS_OK) {
     new_file = new_file || segment->base_offset >= from;
@@ -53,6 +74,7 @@ ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *
     int64_t next = i < count && bases[i] <= to ? bases[i] : -1;
     free(bases);
     if (next < 0) break;
+    sync_index(log, base);
     status = ps_table_at(log, next, &segment, err);
   }
   if (status == PS_OK && new_file) status = ps_log_sync_directory(log, err);
@@ -73,9 +95,12 @@ void ps_log_close_clean(ps_log *log, const ps_segment *busy) {
 }
 
 /* In a sync topic readers may see what is durable. Done by all who find it durable, not only by the one who
- * synced: he may have died in between. */
+ * synced: he may have died in between. In others, some readers want no more than that. */
 static void show_durable(ps_log *log) {
-  if (log->options.durability != PS_DURABILITY_SYNC) return;
+  if (log->options.durability != PS_DURABILITY_SYNC) {
+    ps_log_signal(log);
+    return;
+  }
   if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head))) ps_log_signal(log);
 }
 
@@ -94,7 +119,7 @@ static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
   if (status == PS_OK) status = ps_log_sync_segments(log, from, end, err);
   if (status != PS_OK) return status;
   ps_log_count(&log->syncs, 1);
-  ps_max_i64(log->head + PS_HEAD_DURABLE_OFF, end);
+  ps_head_raise_durable(log->head, end);
   PS_POINT(log->env, "sync.durable");
   show_durable(log);
   if (pthread_mutex_trylock(&log->append_mutex) == 0) { /* else the next sync or roll will */
@@ -104,12 +129,8 @@ static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
   return PS_OK;
 }
 
-ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
-  if (ps_head_durable(log->head) >= target) {
-    ps_status status = ps_log_check(log, err);
-    if (status == PS_OK) show_durable(log);
-    return status;
-  }
+/* Alone in this process, wait for the other processes and sync. */
+static ps_status lead(ps_log *log, int64_t target, ps_error *err) {
   pthread_mutex_lock(&log->sync_mutex);
   off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
   ps_status status = PS_OK;
@@ -127,12 +148,54 @@ ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
     (void)ps_os_unlock(log->locks_fd, at);
   }
   pthread_mutex_unlock(&log->sync_mutex);
+  return status;
+}
+
+/* Group commit. Who waits, waits for a sync to end and not for a mutex: that would be handed from one to the
+ * next, with a new sync in between whenever one who is through comes back first. */
+ps_status ps_log_sync_to(ps_log *log, int64_t target, ps_error *err) {
+  pthread_mutex_lock(&log->turn_mutex);
+  while (log->syncing && ps_head_durable(log->head) < target)
+    pthread_cond_wait(&log->turn_over, &log->turn_mutex);
+  bool leads = ps_head_durable(log->head) < target;
+  if (leads) log->syncing = true;
+  pthread_mutex_unlock(&log->turn_mutex);
+  if (!leads) {
+    ps_status status = ps_log_check(log, err);
+    if (status == PS_OK) show_durable(log);
+    return status;
+  }
+  ps_status status = lead(log, target, err);
+  pthread_mutex_lock(&log->turn_mutex);
+  log->syncing = false;
+  pthread_cond_broadcast(&log->turn_over);
+  pthread_mutex_unlock(&log->turn_mutex);
   return ps_log_explain(log, status, err);
 }
 
 ps_status ps_log_sync(ps_log *log, ps_error *err) {
   ps_status status = ps_log_check_writable(log, err);
   return status == PS_OK ? ps_log_sync_to(log, ps_head_log_end(log->head), err) : status;
+}
+
+/* The sync mutex keeps the descriptors open. Who finds it taken finds a sync under way. */
+void ps_log_start_writeback(ps_log *log) {
+  int fds[8];
+  size_t count = 0;
+  if (pthread_mutex_trylock(&log->sync_mutex) != 0) return;
+  if (!ps_log_flag(&log->closed) && !ps_log_flag(&log->forked)) {
+    int64_t durable = ps_head_durable(log->head);
+    pthread_mutex_lock(&log->table_mutex);
+    for (size_t i = log->table_count; i-- > 0 && count < sizeof fds / sizeof *fds;) {
+      const ps_segment *segment = log->table[i].segment;
+      if (!segment || segment->dirty_end <= durable) continue;
+      int fd = __atomic_load_n(&segment->fd, __ATOMIC_ACQUIRE);
+      if (fd >= 0) fds[count++] = fd;
+    }
+    pthread_mutex_unlock(&log->table_mutex);
+  }
+  for (size_t i = 0; i < count; i++) ps_os_start_writeback(log->env, fds[i]);
+  pthread_mutex_unlock(&log->sync_mutex);
 }
 
 bool ps_log_is_dirty(const ps_log *log) {

@@ -112,6 +112,7 @@ static ps_status look(ps_log *log, bool *followed, bool *changing, ps_error *err
     if (status != PS_OK && status != PS_NOT_FOUND) return status;
   }
   ps_status status = ps_live_look(log->env, log->options.live_fd, &now, &presence, err);
+  if (status != PS_OK && err) snprintf(err->path, sizeof err->path, "%s", log->dir);
   if (status != PS_OK) return status;
   *changing = presence == PS_PRESENCE_CHANGING;
   *followed = presence == PS_PRESENCE_WRITERS && view->shared && now != 0 && incarnation_of(view) == now &&

@@ -27,6 +27,7 @@ typedef struct wait_item {
   ps_log *log; /* or NULL */
   ps_producer *producer;
   const uint32_t *word;
+  bool durable;   /* of a log: what is on the disk, and not the watermark */
   int64_t asked;  /* by the caller, for the next wait */
   int64_t wanted; /* of a word: the value it must not have */
   uint32_t seen;
@@ -122,7 +123,7 @@ static void count_listener(const post *p, int n) {
 }
 
 static bool is_there(const wait_item *item) {
-  if (item->log) return ps_log_high_watermark(item->log) > item->wanted;
+  if (item->log) return ps_log_readable_offset(item->log, item->durable) > item->wanted;
   if (item->word) return __atomic_load_n(item->word, __ATOMIC_SEQ_CST) != item->wanted;
   return (int64_t)ps_producer_deliveries(item->producer) != item->wanted;
 }
@@ -493,8 +494,9 @@ ps_watch *ps_watch_new(ps_bell *bell, size_t count, void *user) {
 
 void ps_watch_stand(ps_watch *watch) { watch->stands = true; }
 
-void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted) {
+void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted, bool durable) {
   PS_ASSERT(i < watch->count);
+  watch->items[i].durable = durable;
   watch->items[i].log = log;
   watch->items[i].asked = wanted;
 }

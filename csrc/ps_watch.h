@@ -49,11 +49,11 @@ ps_watch *ps_watch_new(ps_bell *bell, size_t count, void *user);
 /* Have it begin again after each ring: ps_watch_begin then enlists only what has rung, so that a wait for a
  * thousand things costs as little as one for those that changed. To be said before the first one. */
 void ps_watch_stand(ps_watch *watch);
-/* What is waited for: the watermark of a log passes `wanted`; or a delivery of a producer, that the number of
- * its deliveries differs from `seen`; or that a word differs from `seen`, which whoever changes it wakes as a
- * futex. They must outlive the watch. Of one that
- * stands, `wanted` may be changed between its waits. */
-void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted);
+/* What is waited for: the watermark of a log (`durable`: what of it is on the disk) passes `wanted`; or a
+ * delivery of a producer, that the number of its deliveries differs from `seen`; or that a word differs from
+ * `seen`, which whoever changes it wakes as a futex. They must outlive the watch. Of one that stands,
+ * `wanted` may be changed between its waits. */
+void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted, bool durable);
 void ps_watch_producer(ps_watch *watch, size_t i, ps_producer *producer, uint64_t seen);
 void ps_watch_word(ps_watch *watch, size_t i, const uint32_t *word, uint32_t seen);
 /* PS_OK: it will ring. PS_END: it is there already, and it will not. PS_NO_MEMORY, PS_OS_ERROR: no thread. */

@@ -442,6 +442,7 @@ class AsyncProducer:
             ClosedError, ForkedError: the producer is closed, perhaps meanwhile, or was made by a parent
                 process.
         """
+        durable = opt.parse_flag("durable", durable)
         deadline = _Deadline(opt.parse_timeout("timeout", timeout))
         departure = native.Departure(self._producer)
         while True:

@@ -24,6 +24,7 @@ from pystream.places import (
     Start,
     TopicPartition,
     Topics,
+    check_start,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Consumer:
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
+        durable: bool = False,
         value: SerializerLike | Mapping[str, SerializerLike] | None = None,
         key: SerializerLike | Mapping[str, SerializerLike] | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Consumer:
         self._start = start
         self._timeout_ns = opt.parse_timeout("timeout", timeout)
         self._spin_ns = opt.parse_duration("spin", spin, maximum=SPIN_NS_MAX)
+        self._durable = opt.parse_flag("durable", durable)
         self._values, self._keys = (
             serializers.parse_readers("value", value),
             serializers.parse_readers("key", key),
@@ -95,7 +98,7 @@ class Consumer:
             for partition in start:
                 self._partition(partition)
         else:
-            self._check_start(start)
+            check_start(start)
         if group is not None:
             from pystream.group.membership import Membership
 
@@ -548,22 +551,14 @@ class Consumer:
     def _place(self, given: PartitionLike, position: Position, name: str) -> int:
         partition = self._partition_of(given)
         offset = partition._resolve(name, position)
+        if self._durable and position == "latest":
+            offset = min(offset, partition.durable_offset)
         partition._check_offset(offset)
         return offset
 
     def _seek_all(self, partitions: tuple[PartitionLike, ...], where: str) -> None:
         for key in [self._partition(given) for given in partitions] or list(self._readers):
             self.seek(key, where)
-
-    def _check_start(self, start: Position) -> None:
-        if isinstance(start, str):
-            opt.parse_choice("start", start, ("earliest", "latest"))
-        elif hasattr(start, "__index__"):
-            raise OptionError(
-                f"start={start}: an offset belongs to one partition; give {{(topic, partition): offset}}"
-            )
-        else:
-            opt.parse_time("start", start)
 
     def _first_place(self, key: _Key) -> int:
         if not isinstance(self._start, Mapping):
@@ -592,7 +587,9 @@ class Consumer:
                 self._readers[key].seek(place)
 
     def _make_reader(self, key: _Key, place: int) -> PartitionReader:
-        reader = PartitionReader(self._partition_of(key)._log(), place, schema=self._schemas[key[0]])
+        reader = PartitionReader(
+            self._partition_of(key)._log(), place, schema=self._schemas[key[0]], durable=self._durable
+        )
         self._fetcher.add(reader)
         self._readers[key] = reader
         return reader

@@ -18,6 +18,7 @@ from pystream.metadata import (
     LOCKS_FILE,
     TOPICS_DIRECTORY,
     storage_errors,
+    sweep_unfinished,
     sync_directory,
     topic_directory,
 )
@@ -83,10 +84,11 @@ def delete_topic(store: StoreHandle, path: str, name: str, timeout_ns: int) -> b
 
 
 def sweep(store: StoreHandle, path: str) -> None:
-    """Finish what deleters that died have left in the store in `path`.
+    """Finish what creators and deleters of topics that died have left in the store in `path`.
 
     Never fails: what cannot be removed now, or is in somebody's hands, will be another time.
     """
+    sweep_unfinished(path)
     topics = os.path.join(path, TOPICS_DIRECTORY)
     with suppress(OSError):
         for entry in os.listdir(topics):

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import numpy as np
 
 from pystream import options as opt
+from pystream._native.deletion import point
 from pystream._native.hashing import xxh3_hex
 from pystream._native.limits import CODECS, DURABILITIES, FORMAT_VERSION, FRAME_HEADER_BYTES
 from pystream.errors import (
@@ -33,6 +34,9 @@ from pystream.errors import (
     StorageError,
     StoreNotFoundError,
 )
+
+if TYPE_CHECKING:
+    from pystream._native.log import StoreHandle
 
 STORE_FILE: Final = "store.json"
 TOPIC_FILE: Final = "topic.json"
@@ -249,16 +253,23 @@ def create_store(path: str) -> None:
                 "a store is made only in a new or empty directory",
                 path=path,
             )
+        for name in os.listdir(path):
+            if _is_temporary(name):  # whoever made it is dead: it had the lock
+                os.unlink(os.path.join(path, name))
         temporary = _temporary_name(path)
         try:
             _write_synced(temporary, encode(new_document("pystream store")))
+            point(None, "create.store_written")
             os.rename(temporary, file)
+            point(None, "create.store_renamed")
             os.fsync(directory)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-    sync_directory(os.path.dirname(os.path.abspath(path)))
+    parent = os.path.dirname(os.path.abspath(path))
+    with storage_errors(parent):
+        sync_directory(parent)
 
 
 # ---- topics ---------------------------------------------------------------------------------------
@@ -299,35 +310,75 @@ def read_topic(path: str, name: str) -> tuple[Identity, TopicOptions] | None:
         return _identity(document), TopicOptions.from_json(document["options"])
 
 
-def create_topic(path: str, name: str, options: TopicOptions) -> bool:
+def create_topic(path: str, name: str, options: TopicOptions, store: StoreHandle | None = None) -> bool:
     """Make a topic's directory, whole or not at all. False when another process was first.
 
     Raises:
-        StorageError: a system call failed; nothing is left behind.
+        StorageError: a system call failed; nothing is left behind. When the sync of the directory did, the
+            topic is there, but may be gone after a power failure.
     """
     topics = os.path.join(path, TOPICS_DIRECTORY)
     target = topic_directory(path, name)
     with storage_errors(target):
-        if not os.path.isdir(topics):
-            os.makedirs(topics, exist_ok=True)
+        os.makedirs(topics, exist_ok=True)
+        if all(map(_is_temporary, os.listdir(topics))):  # else whoever made a topic has seen to it
             sync_directory(path)
-        temporary = _temporary_name(topics)
+        temporary, made = _new_directory(topics)
         try:
-            os.mkdir(temporary)
+            point(store, "create.begun")
             document = {**new_document("pystream topic"), "options": options.to_json()}
             _write_synced(os.path.join(temporary, TOPIC_FILE), encode(document))
             _write_synced(os.path.join(temporary, LOCKS_FILE), b"")
             for partition in range(options.partitions):
                 os.mkdir(os.path.join(temporary, str(partition)))
-            sync_directory(temporary)
+            os.fsync(made)
+            point(store, "create.written")
             os.rename(temporary, target)  # refused by the kernel when a non-empty directory is there
+            point(store, "create.renamed")
         except BaseException as error:
             _remove_tree(temporary)
             if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
             raise
+        finally:
+            os.close(made)
         sync_directory(topics)
+        point(store, "create.synced")
     return True
+
+
+def sweep_unfinished(path: str) -> None:
+    """Remove what creators of topics that died have left in the store in `path`. Never fails: what cannot be
+    removed now will be another time."""
+    topics = os.path.join(path, TOPICS_DIRECTORY)
+    with suppress(OSError):
+        for name in filter(_is_temporary, os.listdir(topics)):
+            with suppress(OSError), _open_directory(os.path.join(topics, name)) as directory:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker lives: leave it alone
+                _remove_tree(os.path.join(topics, name))
+
+
+def _new_directory(parent: str) -> tuple[str, int]:
+    """A directory to be filled and renamed, and its descriptor, locked until then for `sweep_unfinished`."""
+    while True:
+        path = _temporary_name(parent)
+        os.mkdir(path)
+        descriptor = -1
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+        except FileNotFoundError:
+            pass  # swept before it was locked
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            with suppress(OSError):
+                os.rmdir(path)
+            raise
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -344,6 +395,10 @@ def storage_errors(path: str) -> Iterator[None]:
     """Let an `OSError` of the operating system out as `StorageError`, with the path it concerns."""
     try:
         yield
+    except StorageError as error:
+        if error.filename is None:
+            error.filename = error.path = path
+        raise
     except PystreamError:
         raise
     except OSError as error:

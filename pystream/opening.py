@@ -31,6 +31,7 @@ def open(
     create: bool | None = None,
     durability: str | None = None,
     sync_interval: opt.Duration | None = None,
+    min_free_bytes: opt.Size | None = None,
     io: str = "auto",
     force: bool = False,
     **later: Never,
@@ -51,6 +52,9 @@ def open(
         durability: for new topics that do not say their own: "interval" (the default: synced every
             `sync_interval`), "sync" (an acknowledged record is on the disk), "none" (left to the kernel).
         sync_interval: seconds between the syncs of "interval" topics, 1 ms to 1 h; 1 s by default.
+        min_free_bytes: bytes of the file system that this store leaves free; 0 by default. An append
+            that would need more space than that raises `StorageError` with ENOSPC, as on a full disk, until
+            an eighth more than that is free again. Each process goes by what it was told itself.
         io: how records are stored: "mmap", "pwrite", or "auto": by the file system, and "pwrite" for topics
             with durability "sync", whose appends wait for the disk less that way.
         force: open on a network or user-space file system all the same, where locks and power failures
@@ -71,7 +75,11 @@ def open(
     force = opt.parse_flag("force", force)
     if read_only:
         _refuse_for_readers(
-            create=create, durability=durability, sync_interval=sync_interval, io=io != "auto"
+            create=create,
+            durability=durability,
+            sync_interval=sync_interval,
+            min_free_bytes=min_free_bytes is not None,
+            io=io != "auto",
         )
     directory = _parse_path(path)
     given: dict[str, Any] = {}
@@ -80,6 +88,10 @@ def open(
     if sync_interval is not None:
         given["sync_interval_ns"] = opt.parse_duration(
             "sync_interval", sync_interval, minimum=opt.SYNC_INTERVAL_NS_MIN, maximum=opt.SYNC_INTERVAL_NS_MAX
+        )
+    if min_free_bytes is not None:
+        given["min_free_bytes"] = opt.parse_size(
+            "min_free_bytes", min_free_bytes, minimum=0, maximum=opt.MIN_FREE_BYTES_MAX
         )
     if opt.parse_choice("io", io, ("auto", *IO_VERBS)) != "auto":
         given["io"] = io
@@ -94,11 +106,13 @@ def open(
                 settings = Settings(
                     durability=given.get("durability", DURABILITY_DEFAULT),
                     sync_interval_ns=given.get("sync_interval_ns", SYNC_INTERVAL_DEFAULT_NS),
+                    min_free_bytes=given.get("min_free_bytes", 0),
                     io=given["io"],
                     io_is_auto=io == "auto",
                     filesystem=filesystem,
                 )
                 _settings[handle] = settings
+                handle.min_free_bytes = settings.min_free_bytes
                 if not read_only:
                     deletion.sweep(handle, directory)
             elif conflict := _conflict(settings, given, io):
@@ -169,7 +183,8 @@ def _find_or_create(path: str, create: bool, io: str, force: bool) -> None:
 
 def _choose_io(path: str, io: str, force: bool) -> tuple[str, str]:
     """How to store on the file system at `path`, and what that is called."""
-    chosen, filesystem = StoreHandle.choose_io(path)
+    with metadata.storage_errors(path):
+        chosen, filesystem = StoreHandle.choose_io(path)
     if chosen == "refused":
         if not force:
             raise UnsafeFileSystemError(

@@ -61,6 +61,9 @@ WIDTH_BYTES_MAX: Final = 16 << 20
 SYNC_INTERVAL_NS_MIN: Final = 1_000_000
 SYNC_INTERVAL_NS_MAX: Final = 3600 * 10**9
 
+MIN_FREE_BYTES_MAX: Final = 1 << 60
+"""Most that a store can be told to leave free: 1 EiB."""
+
 _SIZE_UNITS: Final = {
     "": 1,
     "b": 1,
@@ -100,7 +103,6 @@ _TOPIC_NAME_REFUSED: Final = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
 _LATER: Final = {
     "cleanup": "cleaning by age, size or key",
     "isolation": "transactions",
-    "min_free_bytes": "a reserve of free disk space",
     "retention": "retention",
     "retention_bytes": "retention",
     "transactional_id": "transactions",

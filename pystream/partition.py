@@ -139,7 +139,9 @@ class Partition:
             SerializationError: (a `ValueError`) a serializer failed; `index` says where. Nothing is written.
             RecordTooLargeError, BatchTooLargeError: more than a batch may hold. Nothing is written.
             LockTimeoutError: other writers held the partition for `timeout`. Nothing is written.
-            StorageError: the disk is full, or failed; `PoisonedError` when an earlier write or sync failed.
+            StorageError: the disk is full, or failed; `PoisonedError` when this or an earlier write or sync
+                failed. Nothing is acknowledged; but of a "sync" topic, whose batch is stored before it is
+                synced, the records may be there all the same.
             ClosedError, ForkedError: the store is closed, or was opened by a parent process.
         """
         return append_batch(

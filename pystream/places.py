@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from re import Pattern
 from typing import NamedTuple, TypeAlias
 
+from pystream import options as opt
+from pystream.errors import OptionError
 from pystream.partition import Position
 
 
@@ -41,3 +43,15 @@ Start: TypeAlias = Position | Mapping[PartitionLike, Position]
 
 Topics: TypeAlias = str | Pattern[str] | Iterable[str | Pattern[str]]
 """Topics to read: names, or one pattern: compiled, or text that begins with "^"."""
+
+
+def check_start(start: Position) -> None:
+    """Raise for what does not say where any partition begins."""
+    if isinstance(start, str):
+        opt.parse_choice("start", start, ("earliest", "latest"))
+    elif hasattr(start, "__index__"):
+        raise OptionError(
+            f"start={start}: an offset belongs to one partition; give {{(topic, partition): offset}}"
+        )
+    else:
+        opt.parse_time("start", start)

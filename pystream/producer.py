@@ -175,7 +175,7 @@ class Producer(ProducerCore):
             StorageError: a sync failed.
             ClosedError, ForkedError: the producer is closed, or was made by a parent process.
         """
-        super().flush(opt.parse_timeout("timeout", timeout), durable)
+        super().flush(opt.parse_timeout("timeout", timeout), opt.parse_flag("durable", durable))
 
     def close(self, timeout: opt.Duration | None = None) -> None:
         """Flush, and accept no more. Twice is once.

@@ -20,9 +20,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from pystream import metadata
+from pystream import options as opt
 from pystream._native import repair as native
 from pystream.checking.mending import mended
-from pystream.errors import PystreamError, StorageError
+from pystream.errors import CorruptLogError, FormatVersionError, PystreamError, StorageError
 from pystream.inspected import Frame, SegmentHeader
 from pystream.inspection import read_epochs, read_head, salt_of_index, segment_files, walk_segment
 from pystream.metadata import TopicOptions
@@ -112,6 +113,7 @@ def repair(
         StoreNotFoundError, TopicNotFoundError: there is none.
         OptionError: the topic has no such partition.
     """
+    execute = opt.parse_flag("execute", execute)
     store = os.path.abspath(os.fspath(path))
     check_is_store(store)
     if not execute:
@@ -129,13 +131,15 @@ def repair(
         workshop.point("repair.begun")
         for one in actions:
             if one.kind == "document":
-                done.document(one)
+                with metadata.storage_errors(one.path):
+                    done.document(one)
         if any(one.kind == "document" for one in actions):  # now more is known than before
             report = verify_alone(store, topic, partition, progress=progress)
             more = (*_Plan(store, report).actions(), *record.left_over())
             actions = (*(one for one in actions if one.kind == "document"), *more)
         for one in actions:
-            done.run(one)
+            with metadata.storage_errors(one.path):
+                done.run(one)
         record.end(actions, done.kept)
         workshop.point("repair.recorded")
     _open(store, actions)
@@ -386,7 +390,7 @@ class _Doer:
     def _epochs(self, action: Action) -> None:
         directory = os.path.dirname(action.path)
         entries: dict[int, tuple[int, int, int]] = {}
-        with suppress(FileNotFoundError):
+        if os.path.lexists(action.path):
             for entry in read_epochs(action.path):
                 if entry.sound and entry.epoch is not None:
                     entries[entry.epoch] = (entry.epoch, entry.first_offset or 0, entry.created or 0)
@@ -445,10 +449,12 @@ class _Record:
         self._directory = os.path.join(store, REPAIRS_DIRECTORY)
         self.path: str | None = None
         self.interrupted: list[str] = []
-        with suppress(FileNotFoundError):
+        with metadata.storage_errors(self._directory), suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._directory)):
+                if not name.endswith(".json"):  # one that did not come to its name
+                    continue
                 file = os.path.join(self._directory, name)
-                with suppress(PystreamError):
+                with suppress(CorruptLogError, FormatVersionError):
                     if metadata.decode(_read(file), format="pystream repair", path=file)["state"] == "begun":
                         self.interrupted.append(file)
         self._document: dict[str, Any] = {
@@ -478,8 +484,9 @@ class _Record:
         self._document["finished"] = datetime.now(UTC).isoformat(timespec="microseconds")
         self._write(actions, kept)
         for file in self.interrupted:
-            document = metadata.decode(_read(file), format="pystream repair", path=file)
-            self._replace(file, {**document, "state": "interrupted"})
+            with metadata.storage_errors(file):
+                document = metadata.decode(_read(file), format="pystream repair", path=file)
+                self._replace(file, {**document, "state": "interrupted"})
 
     def _write(self, actions: tuple[Action, ...], kept: list[str]) -> None:
         assert self.path is not None

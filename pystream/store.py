@@ -58,6 +58,7 @@ class Settings(NamedTuple):
 
     durability: str
     sync_interval_ns: int
+    min_free_bytes: int
     io: str
     io_is_auto: bool
     filesystem: str
@@ -103,6 +104,11 @@ class Store:
     def sync_interval(self) -> float:
         """Seconds between the syncs of topics with durability "interval"."""
         return self._settings.sync_interval_ns / 1e9
+
+    @property
+    def min_free_bytes(self) -> int:
+        """Bytes of the file system that appends leave free; 0: none."""
+        return self._settings.min_free_bytes
 
     @property
     def io(self) -> str:
@@ -231,7 +237,10 @@ class Store:
                     topic=name,
                 )
             metadata.create_topic(
-                self._path, name, TopicOptions(**{"durability": self._settings.durability, **given})
+                self._path,
+                name,
+                TopicOptions(**{"durability": self._settings.durability, **given}),
+                self._handle,
             )
             deletion.sweep(self._handle, self._path)
             found = metadata.read_topic(self._path, name)  # perhaps another process's, made meanwhile
@@ -317,6 +326,7 @@ class Store:
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
+        durable: bool = False,
         value: SerializerLike | Mapping[str, SerializerLike] | None = None,
         key: SerializerLike | Mapping[str, SerializerLike] | None = None,
         **later: Never,
@@ -351,6 +361,9 @@ class Store:
                 of partitions to offsets, where those left out begin at the earliest. See `Consumer`.
             timeout: seconds without a record after which iteration ends; None: never.
             spin: seconds to look again and again before sleeping, 0 to 1; sooner woken for more CPU.
+            durable: True: give only records that are on the disk, which a power failure cannot take back. In
+                "interval" topics they come when a sync has covered them, in "none" topics if one is asked
+                for; in "sync" topics all that can be read is on the disk anyway. "latest" is their end.
             value: what values of records are read through: "utf8", "json", "msgpack", a function of bytes, a
                 pair (serialize, deserialize) or a `Serializer`; or {topic: one of these}, where values of
                 topics left out are bytes. Bytes by default, whatever a `Topic` says.
@@ -375,7 +388,15 @@ class Store:
             on_lost=on_lost,
         )
         return Consumer(
-            self, topics, group=options, start=start, timeout=timeout, spin=spin, value=value, key=key
+            self,
+            topics,
+            group=options,
+            start=start,
+            timeout=timeout,
+            spin=spin,
+            durable=durable,
+            value=value,
+            key=key,
         )
 
     def async_consumer(
@@ -392,6 +413,7 @@ class Store:
         on_lost: Callback | None = None,
         start: Start = "earliest",
         timeout: opt.Duration | None = None,
+        durable: bool = False,
         value: SerializerLike | Mapping[str, SerializerLike] | None = None,
         key: SerializerLike | Mapping[str, SerializerLike] | None = None,
         **later: Never,
@@ -415,7 +437,15 @@ class Store:
             on_lost=on_lost,
         )
         consumer = Consumer(
-            self, topics, group=options, start=start, timeout=timeout, spin=0, value=value, key=key
+            self,
+            topics,
+            group=options,
+            start=start,
+            timeout=timeout,
+            spin=0,
+            durable=durable,
+            value=value,
+            key=key,
         )
         from pystream.aio import AsyncConsumer  # asyncio takes longer to import than all of pystream
 
@@ -455,6 +485,19 @@ class Store:
         from pystream.group import Group
 
         return Group(self, name)
+
+    def flush(self) -> None:
+        """Put on the disk what was appended, by any process, to the partitions that are open here.
+
+        Many are synced together in less time than one after the other. What lingers in a producer is not
+        appended yet: flush that first.
+
+        Raises:
+            StorageError: a sync failed, the partition is poisoned; the others are synced all the same.
+            ClosedError, ForkedError, ReadOnlyError: the store cannot be written to.
+        """
+        self._check_writable()
+        self._handle.sync()
 
     def close(self) -> None:
         """Close consumers, flush and close producers, and give up the store. Twice is once.

@@ -258,6 +258,20 @@ class Topic:
         """
         return self._store.verify(self._name, progress=progress)
 
+    def flush(self) -> None:
+        """Put on the disk what was appended, by any process, to all partitions, many of them together.
+
+        What lingers in a producer is not appended yet: `Producer.flush(durable=True)` sees to both.
+
+        Raises:
+            StorageError: a sync failed, the partition is poisoned; the others are synced all the same.
+            ClosedError, ForkedError, ReadOnlyError: the store cannot be written to.
+        """
+        self._store._check_writable()
+        for index in range(self.partitions):
+            self.partition(index)._log()
+        self._store._handle.sync(self.uuid.bytes)
+
     def stats(self) -> dict[int, dict[str, int]]:
         """For each partition: offsets, what this process did, what is stored, what is lent.
 

@@ -180,7 +180,12 @@ RAISED = {
     "OSError(errno.EIO, os.strerror(errno.EIO), '/a/file')": (3, "pystream: /a/file: Input/output error\n"),
     "OSError(errno.EIO, os.strerror(errno.EIO))": (3, "pystream: Input/output error\n"),
     "OSError('of no number')": (3, "pystream: of no number\n"),
-    "pystream.StorageError(28, 'No space left', '/s', path='/s')": (3, "pystream: /s: No space left\n"),
+    "pystream.StorageError(16, 'in use', '/s', path='/s')": (3, "pystream: /s: in use\n"),
+    "pystream.StorageError(28, 'No space left', '/s', path='/s')": (
+        3,
+        "pystream: /s: No space left; free some space and try again: "
+        "nothing needs to be closed or reopened\n",
+    ),
     "OSError(errno.ENOSPC, os.strerror(28))": (3, "pystream: standard output: No space left on device\n"),
     "pystream.UnsafeFileSystemError('/s: on nfs')": (3, "pystream: /s: on nfs\n"),
     "pystream.LockTimeoutError('held')": (3, "pystream: held\n"),
@@ -527,6 +532,7 @@ def test_the_words_of_the_library_that_are_said_otherwise_are_its_words(tmp_path
         with pytest.raises(pystream.StoreNotFoundError) as no_store:
             pystream.open(tmp_path / name, create=False)
         said.append(str(no_store.value))
+    said.append(pystream.StorageError(errno.EROFS, "").advice or "")
     source = Path(importlib.import_module("pystream.opening").__file__).read_text(encoding="utf-8")
     said.append(re.sub(r'"\s*f?"', "", source))  # for what a file system here cannot provoke
     for words, _ in common._IN_OTHER_WORDS:

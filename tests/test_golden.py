@@ -171,4 +171,5 @@ def test_a_cut_log_has_its_epochs(golden: tuple[Path, dict[str, Any]]) -> None:
         died = store.topic("died").partition(0)
         assert [record.value for record in died][:2] == [b"durable", b"acknowledged"]
     assert len(list((path / "topics/cut/0").glob("*.cut"))) == 1
-    assert (path / "topics/cut/0/epochs").stat().st_size == 64
+    # Another for the cut, another because the files are on another disk now.
+    assert (path / "topics/cut/0/epochs").stat().st_size == 96

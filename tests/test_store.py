@@ -137,13 +137,6 @@ def test_sync_interval_limits(tmp_path: Path, value: object) -> None:
     pystream.open(tmp_path / "s", sync_interval=value).close()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", [{"min_free_bytes": "1GB"}])
-def test_open_options_of_later_versions(tmp_path: Path, option: dict[str, object]) -> None:
-    with pytest.raises(UnsupportedError, match="not available in this version"):
-        pystream.open(tmp_path / "s", **option)  # type: ignore[arg-type]
-    assert everything(tmp_path) == []
-
-
 def test_opening_twice_shares(tmp_path: Path) -> None:
     one = pystream.open(tmp_path / "s", sync_interval="2s", durability="sync")
     two = pystream.open(tmp_path / "s")
@@ -308,7 +301,7 @@ def test_topic_refuses_types(store: pystream.Store, options: dict[str, object]) 
     assert store.topics() == []
 
 
-@pytest.mark.parametrize("option", ["retention", "retention_bytes", "cleanup", "min_free_bytes"])
+@pytest.mark.parametrize("option", ["retention", "retention_bytes", "cleanup"])
 def test_topic_options_of_later_versions(store: pystream.Store, option: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{option}=.*not available in this version"):
         store.topic("t", create=True, **{option: "7d"})  # type: ignore[arg-type]

@@ -9,7 +9,12 @@ from pystream._native.schema import Schema
 
 class PartitionReader(ArrowSource):
     def __init__(
-        self, handle: LogHandle, start_offset: int, stop_offset: int = -1, schema: Schema | None = None
+        self,
+        handle: LogHandle,
+        start_offset: int,
+        stop_offset: int = -1,
+        schema: Schema | None = None,
+        durable: bool = False,
     ) -> None: ...
     @property
     def handle(self) -> LogHandle: ...

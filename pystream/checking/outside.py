@@ -52,11 +52,12 @@ class Outside:
     def live(self, incarnation: int) -> None:
         """Say so where the liveness file is damaged."""
         path = os.path.join(self._store, "live")
-        try:
-            with open(path, "rb") as file:
-                blank = not file.read().strip(b"\0")
-        except FileNotFoundError:
-            return
+        with metadata.storage_errors(path):
+            try:
+                with open(path, "rb") as file:
+                    blank = not file.read().strip(b"\0")
+            except FileNotFoundError:
+                return
         if incarnation == 0 and not blank:
             what = "the liveness file is damaged; who opens the store when nobody has it open writes it anew"
             self.findings.append(Finding(DAMAGE, "live", what, path, remedy="opening"))

@@ -62,6 +62,7 @@ _IN_OTHER_WORDS = (
     (" (create=False)", ""),
     ("; create=True makes it", "; `pystream topics create` makes it"),
     ("; a store open to read makes none", "; `pystream topics create` makes it"),
+    ("; mode='r' opens a store that is only to be read", ""),
     ("; use a local file system, or force=True to do without the guarantees", "; use a local file system"),
 )
 
@@ -70,8 +71,10 @@ def error_text(error: BaseException) -> str:
     """What an error says, without the form that Python gives to an `OSError`."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if error.filename not in (None, "") else ""
-        return f"{where}{error.strerror}"
-    text = str(error)
+        advice = error.advice if isinstance(error, pystream.StorageError) else None
+        text = f"{where}{error.strerror}" + (f"; {advice}" if advice else "")
+    else:
+        text = str(error)
     for said, meant in _IN_OTHER_WORDS:
         text = text.replace(said, meant)
     return text
@@ -116,16 +119,25 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class StoreType(click.Path):
-    """The directory of a store. Whether one is there is for `open_store` to say."""
+class DirectoryType(click.Path):
+    """A directory. Whether it is there is not asked."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # a variable that is not set, and for `Path` the current directory
+            self.fail("is empty; '.' is the current directory", param, ctx)
+        return super().convert(value, param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type="dir")]
+
+
+class StoreType(DirectoryType):
+    """The directory of a store. Whether one is there is for `open_store` to say."""
 
 
 class NameType(ParamType):

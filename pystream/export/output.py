@@ -212,6 +212,9 @@ def _link(source: str, target: str) -> None:
     here = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.link(source, target, src_dir_fd=here, follow_symlinks=True)
+    except OSError as error:
+        error.filename = target  # and not what a descriptor is called
+        raise
     finally:
         os.close(here)
 

@@ -272,14 +272,17 @@ class Membership:
             return False
         signal = self._shared.control.signal
         try:
-            state = self._shared.load()
+            with metadata.storage_errors(self._shared.path):
+                state = self._shared.load()
+                is_lost = self.member_id not in state.members or page.is_fenced
+                gone = set() if is_lost else self._dead(state)
+                is_stale = not is_lost and (bool(gone) or self._is_out_of_date(state))
         except Gone:
+            is_lost = True
+        if is_lost:
             self._lose()
             return True
-        if self.member_id not in state.members or page.is_fenced:
-            self._lose()
-            return True
-        if (gone := self._dead(state)) or self._is_out_of_date(state):
+        if is_stale:
             self._reform(gone)
             return True
         mine, wanted = state.claimed_by(self.member_id), state.targets_of(self.member_id)

@@ -78,6 +78,7 @@ class SharedGroup:
         self._known: tuple[str, State] | None = None
         self._peers: dict[str, Peer] = {}
         self._saved: tuple[object, ...] | None = None
+        self._rooted = False  # its directory has its name for good
         self._saving = threading.Lock()  # the kernel's lock does not tell threads apart
         with metadata.storage_errors(self.path):
             while True:
@@ -109,10 +110,7 @@ class SharedGroup:
 
     def _open(self, create: bool) -> Control:
         if create:
-            made = not os.path.isdir(groups_directory(self.store_path))
             os.makedirs(self.path, exist_ok=True)
-            if made:
-                metadata.sync_directory(self.store_path)
         elif not os.path.isfile(os.path.join(self.path, CONTROL_FILE)):
             raise self._not_found()
         control = Control(self.store, os.path.join(self.path, CONTROL_FILE))
@@ -300,6 +298,10 @@ class SharedGroup:
             if not self.control.in_place:  # it never comes back: so it was not there before, either
                 raise Gone
             yield descriptor
+        except OSError as error:
+            if isinstance(error.filename, str):  # by its name in the directory
+                error.filename = self._file(error.filename)
+            raise
         finally:
             os.close(descriptor)
 
@@ -412,6 +414,10 @@ class SharedGroup:
         names = {uuid: name for uuid, name in state.names.items() if uuid in topics}
         document = encode(State(generation=state.generation, committed=bounded, names=names))
         temporary = _TEMPORARY + random_id()
+        if not self._rooted:  # whoever made the group may have died, and synced nothing
+            metadata.sync_directory(groups_directory(self.store_path))
+            metadata.sync_directory(self.store_path)
+            self._rooted = True
         with self._directory() as directory:
             try:
                 with open(temporary, "wb", opener=partial(_open_in, directory)) as file:

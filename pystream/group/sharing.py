@@ -67,7 +67,8 @@ def this_process() -> tuple[int, int]:
 def is_dead(group: SharedGroup, member: str) -> bool:
     """Whether a member's process, or its consumer, has ended, or it was fenced."""
     peer = group.peer(member)
-    return peer is None or peer.is_fenced or not peer.alive
+    with metadata.storage_errors(group.path):
+        return peer is None or peer.is_fenced or not peer.alive
 
 
 def remove(group: SharedGroup, state: State, gone: Collection[str]) -> bool:

@@ -114,7 +114,7 @@ class Job:
 
     def discard(self) -> None:
         """Forget a job that has written nothing, so that it stands in nobody's way."""
-        with suppress(FileNotFoundError):
+        with metadata.storage_errors(self.path), suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def close(self) -> None:
@@ -164,11 +164,12 @@ def open_job(
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        return None
+    with metadata.storage_errors(path):
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
     try:
         return metadata.decode(data, format=_FORMAT, path=path)
     except CorruptLogError as error:

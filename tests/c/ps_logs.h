@@ -18,6 +18,7 @@ static uint64_t incarnation = 1;
 static uint32_t segment_bytes = PS_SEGMENT_BYTES_MIN;
 static ps_io io = PS_IO_MAP;
 static ps_durability durability = PS_DURABILITY_INTERVAL;
+static ps_reserve *reserved_space;
 static char directory[256];
 static int serial;
 
@@ -41,7 +42,8 @@ __attribute__((unused)) static ps_status try_open(const ps_env *env, handle *h, 
                             .index_interval_bytes = 1024,
                             .durability = durability,
                             .io = io,
-                            .incarnation = incarnation};
+                            .incarnation = incarnation,
+                            .reserve = reserved_space};
   memset(options.topic_uuid, 7, 16);
   ps_status status = ps_log_open(env, directory, h->locks, &options, true, &h->log, err);
   if (status != PS_OK) close(h->locks);

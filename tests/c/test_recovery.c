@@ -168,7 +168,7 @@ static void test_poison(void) {
   must_append(h.log, 10, 100);
   CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
   for (int i = 0; i < 100; i++) must_append(h.log, 10, 100);
-  CHECK_EQ(ps_log_sync(h.log, &err), PS_OS_ERROR);
+  CHECK_EQ(ps_log_sync(h.log, &err), PS_POISONED);
   CHECK_EQ(err.os_errno, EIO);
   int64_t base;
   CHECK_EQ(append(h.log, 1010, 1, 100, &base, &err), PS_POISONED);
@@ -188,6 +188,81 @@ static void test_poison(void) {
   check_all(h.log, 1010);
   must_append(h.log, 10, 100);
   check_all(h.log, 1020);
+  close_handle(h);
+}
+
+/* How many bytes the .cut file of epoch `epoch` of segment 0 has; -1: there is none. */
+static int64_t cut_bytes(int epoch) {
+  char path[400];
+  struct stat st;
+  snprintf(path, sizeof path, "%s.%010d.cut", segment_path(0), epoch);
+  return stat(path, &st) == 0 ? (int64_t)st.st_size : -1;
+}
+
+/* After a failed sync the segment is written anew; where its very first batch is torn, it goes aside as it
+ * was, with every byte of it. */
+static void test_poison_and_torn_first_batch(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  for (int i = 0; i < 5; i++) must_append(h.log, 10, 100);
+  int64_t used = PS_SEGMENT_HEADER_BYTES + 5 * (PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN));
+  ps_log_poison(h.log, EIO);
+  drop_handle(h);
+  flip(segment_path(0), PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + 5);
+  incarnation++;
+  h = open_with(&plain);
+  CHECK_EQ(ps_log_end_offset(h.log), 0);
+  CHECK(cut_bytes(ps_log_leader_epoch(h.log)) >= used);
+  must_append(h.log, 10, 100);
+  check_all(h.log, 10);
+  close_handle(h);
+}
+
+/* Where the epochs are lost, they come round again: what an earlier cut has kept stays what it is. */
+static void test_cut_keeps_earlier_cuts(void) {
+  static const char kept[] = "what was kept";
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  for (int i = 0; i < 3; i++) must_append(h.log, 10, 100);
+  drop_handle(h);
+  char path[400];
+  snprintf(path, sizeof path, "%s.%010d.cut", segment_path(0), 1);
+  int fd = open(path, O_RDWR | O_CREAT, 0666);
+  CHECK(fd >= 0 && write(fd, kept, sizeof kept) == (ssize_t)sizeof kept);
+  close(fd);
+  flip(segment_path(0), PS_SEGMENT_HEADER_BYTES + 3 * PS_FRAME_HEADER_BYTES + 2 * 1024);
+  incarnation++;
+  h = open_with(&plain);
+  CHECK_EQ(ps_log_end_offset(h.log), 20);
+  CHECK_EQ(ps_log_leader_epoch(h.log), 2);
+  CHECK_EQ(cut_bytes(1), sizeof kept);
+  CHECK(cut_bytes(2) > 1000);
+  close_handle(h);
+}
+
+/* A log start beyond the end: a word of the head that is older, or newer, than the files are. */
+static void test_log_start_beyond_the_end(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  for (int i = 0; i < 3; i++) must_append(h.log, 10, 100);
+  close_handle(h);
+  char path[300];
+  uint8_t words[16];
+  snprintf(path, sizeof path, "%s/head", directory);
+  ps_store_i64(words, 1000);
+  ps_store_u64(words + 8, ~(uint64_t)1000);
+  int fd = open(path, O_RDWR);
+  CHECK(fd >= 0 && pwrite(fd, words, sizeof words, PS_HEAD_LOG_START_OFF) == (ssize_t)sizeof words);
+  close(fd);
+  incarnation++;
+  h = open_with(&plain);
+  CHECK_EQ(ps_log_start_offset(h.log), 30);
+  CHECK_EQ(ps_log_end_offset(h.log), 30);
+  must_append(h.log, 10, 100);
+  CHECK_EQ(read_from(h.log, 30), 40);
   close_handle(h);
 }
 
@@ -252,6 +327,105 @@ static void test_first_header_is_synced(void) {
   close_handle(h);
 }
 
+/* The log's only segment is cut away whole: there is no moment without one, or with nothing kept of it. */
+static int watch_segment(void *context, const char *name) {
+  (void)name;
+  if (context != NULL) CHECK(access(segment_path(0), F_OK) == 0);
+  return 0;
+}
+
+static void test_only_segment_is_cut(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  must_append(h.log, 10, 100);
+  drop_handle(h);
+  zero(segment_path(0), PS_SEGMENT_HEADER_BYTES, 64);
+  incarnation++;
+  h = open_with(&(ps_env){watch_segment, directory});
+  CHECK_EQ(ps_log_leader_epoch(h.log), 1);
+  char kept[400];
+  snprintf(kept, sizeof kept, "%s.%010d.cut", segment_path(0), 1);
+  CHECK(access(kept, F_OK) == 0);
+  drop_handle(h);
+}
+
+/* The machine has booted since: what was shown and not synced may be gone without a trace, even from the
+ * head. Who has read it hears that its epoch ended before; who has not, hears nothing. */
+static void test_another_boot(void) {
+  for (int round = 0; round < 4; round++) {
+    bool lost = round % 2, sync = round / 2;
+    ps_durability usual = durability;
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    must_append(h.log, 10, 100);
+    ps_error err;
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    char path[300];
+    uint8_t head[PS_HEAD_BYTES];
+    int64_t end;
+    snprintf(path, sizeof path, "%s/head", directory);
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head);
+    must_append(h.log, 10, 100);
+    drop_handle(h);
+    if (lost) {
+      CHECK(pwrite(fd, head, sizeof head, 0) == (ssize_t)sizeof head);
+      zero(segment_path(0),
+           PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN), 4096);
+    }
+    close(fd);
+    flip(path, PS_HEAD_BOOT_ID_OFF + random_below(16));
+    for (int life = 0; life < 2; life++) { /* the second one in the same boot */
+      incarnation++;
+      durability = sync ? PS_DURABILITY_SYNC : usual;
+      h = open_with(&plain);
+      CHECK_EQ(ps_log_end_offset(h.log), (lost ? 10 : 20) + 10 * life);
+      CHECK_EQ(ps_log_leader_epoch(h.log), sync ? 0 : 1);
+      CHECK_EQ(ps_log_epoch_end(h.log, 0, &end, &err), PS_OK);
+      CHECK_EQ(end, sync ? INT64_MAX : lost ? 10 : 20);
+      CHECK(access(segment_path(lost ? 10 : 20), F_OK) < 0); /* nothing is cut, so it goes on where it was */
+      must_append(h.log, 10, 100);
+      check_all(h.log, (lost ? 20 : 30) + 10 * life);
+      drop_handle(h);
+    }
+    durability = usual;
+  }
+}
+
+/* The page with the durable offset was torn as it was written: what it now says more is not believed, else
+ * what was never synced would be missed. */
+static void test_torn_durable_word(void) {
+  for (int round = 0; round < 2; round++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    must_append(h.log, 10, 100);
+    ps_error err;
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    must_append(h.log, 10, 100);
+    drop_handle(h);
+    zero(segment_path(0),
+         PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN), 64);
+    char path[300];
+    int64_t torn = 19;
+    snprintf(path, sizeof path, "%s/head", directory);
+    if (round)
+      flip(path, PS_HEAD_BOOT_ID_OFF); /* else whoever moved it died between the word and its check */
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && pwrite(fd, &torn, sizeof torn, PS_HEAD_DURABLE_OFF) == sizeof torn);
+    close(fd);
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_end_offset(h.log), 10);
+    CHECK_EQ(ps_log_durable_offset(h.log), round ? 0 : 10);
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    check_all(h.log, 10);
+    drop_handle(h);
+  }
+}
+
 /* A batch that a later version wrote is not a torn tail. */
 static void test_newer_batch(void) {
   fresh_directory();
@@ -306,8 +480,14 @@ static void everything(void) {
   RUN(test_flipped_head);
   RUN(test_lost_head_and_index);
   RUN(test_poison);
+  RUN(test_poison_and_torn_first_batch);
+  RUN(test_cut_keeps_earlier_cuts);
+  RUN(test_log_start_beyond_the_end);
   RUN(test_stale_clean_head);
   RUN(test_first_header_is_synced);
+  RUN(test_only_segment_is_cut);
+  RUN(test_another_boot);
+  RUN(test_torn_durable_word);
   RUN(test_newer_batch);
 }
 

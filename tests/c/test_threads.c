@@ -86,7 +86,7 @@ static void *listener(void *argument) {
   ps_watch_stand(watch);
   int64_t seen = 0;
   while (seen < (int64_t)WRITERS * APPENDS * RECORDS) {
-    ps_watch_log(watch, 0, log, seen);
+    ps_watch_log(watch, 0, log, seen, false);
     ps_status status = ps_watch_begin(watch, &err);
     CHECK(status == PS_OK || status == PS_END);
     if (status == PS_OK) CHECK_EQ(ps_bell_wait(bell, 60000000000), 0);

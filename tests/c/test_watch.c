@@ -40,7 +40,7 @@ static ps_watch *watch_all(ps_bell *bell, void *user) {
   CHECK(watch != NULL);
   for (size_t i = 0; i < 2 * LOGS; i++) {
     ps_log *log = logs[i % LOGS].log;
-    ps_watch_log(watch, i, log, ps_log_high_watermark(log));
+    ps_watch_log(watch, i, log, ps_log_high_watermark(log), false);
   }
   return watch;
 }
@@ -137,7 +137,7 @@ static void test_a_standing_watch(void) {
     ps_log *log = logs[round % LOGS].log;
     __atomic_store_n(&go, round + 1, __ATOMIC_RELEASE);
     while (ps_log_high_watermark(log) == there[round % LOGS]) {
-      for (size_t i = 0; i < LOGS; i++) ps_watch_log(watch, i, logs[i].log, there[i]);
+      for (size_t i = 0; i < LOGS; i++) ps_watch_log(watch, i, logs[i].log, there[i], false);
       ps_status status = ps_watch_begin(watch, &err);
       CHECK(status == PS_OK || status == PS_END);
       if (status == PS_OK) CHECK_EQ(ps_bell_wait(bell, 700000000), 0); /* less than a slice: it was woken */
@@ -148,7 +148,7 @@ static void test_a_standing_watch(void) {
   pthread_join(thread, NULL);
 
   /* Nothing new: it waits as long as it may; a word that changes ends that. */
-  for (size_t i = 0; i < LOGS; i++) ps_watch_log(watch, i, logs[i].log, there[i]);
+  for (size_t i = 0; i < LOGS; i++) ps_watch_log(watch, i, logs[i].log, there[i], false);
   while (ps_watch_begin(watch, &err) == PS_OK && ps_bell_wait(bell, 20000000) == 0) ps_bell_answer(bell);
   __atomic_store_n(&flag, 1, __ATOMIC_SEQ_CST);
   ps_os_futex_wake_all(&flag);

@@ -142,7 +142,7 @@ def watch_fetcher(Fetcher fetcher not None, Bell bell not None, future):
     for i in range(len(active)):
         reader = <PartitionReader>active[i]
         watch.held.append(reader.handle)
-        ps_watch_log(watch.watch, i, reader.handle.log, reader.wanted)
+        ps_watch_log(watch.watch, i, reader.handle.log, reader.wanted, reader.cursor.durable)
     if attention is not None:
         watch.held.append(attention)
         ps_watch_word(watch.watch, len(active), <const uint32_t *>&attention.due, 0)

@@ -21,7 +21,7 @@ cdef extern from "ps_watch.h" nogil:
     void *ps_bell_take(ps_bell *bell)
     ps_watch *ps_watch_new(ps_bell *bell, size_t count, void *user)
     void ps_watch_stand(ps_watch *watch)
-    void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted)
+    void ps_watch_log(ps_watch *watch, size_t i, ps_log *log, int64_t wanted, bint durable)
     void ps_watch_producer(ps_watch *watch, size_t i, ps_producer *producer, uint64_t seen)
     void ps_watch_word(ps_watch *watch, size_t i, const uint32_t *word, uint32_t seen)
     ps_status ps_watch_begin(ps_watch *watch, ps_error *err)

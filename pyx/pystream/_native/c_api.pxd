@@ -191,6 +191,9 @@ cdef extern from "ps_log.h" nogil:
         PS_DURABILITY_NONE
         PS_DURABILITY_INTERVAL
         PS_DURABILITY_SYNC
+    ctypedef struct ps_reserve:
+        int64_t min_free_bytes
+        bint low
     ctypedef struct ps_log_options:
         uint8_t topic_uuid[16]
         uint32_t partition
@@ -203,6 +206,7 @@ cdef extern from "ps_log.h" nogil:
         bint topic_locks
         bint read_only
         int live_fd
+        ps_reserve *reserve
     ctypedef struct ps_log:
         pass
     ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
@@ -212,6 +216,7 @@ cdef extern from "ps_log.h" nogil:
     void ps_log_after_fork(ps_log *log)
     ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset, ps_error *err)
     ps_status ps_log_sync(ps_log *log, ps_error *err)
+    void ps_log_start_writeback(ps_log *log)
     bint ps_log_is_dirty(const ps_log *log)
     ps_status ps_log_hold(ps_log *log, int64_t timeout_ns, ps_error *err)
     void ps_log_release(ps_log *log)
@@ -220,6 +225,7 @@ cdef extern from "ps_log.h" nogil:
     void ps_log_populate(ps_log *log, uint64_t bytes)
     int64_t ps_log_start_offset(const ps_log *log)
     int64_t ps_log_high_watermark(ps_log *log)
+    int64_t ps_log_readable_offset(ps_log *log, bint durable)
     int64_t ps_log_end_offset(ps_log *log)
     int64_t ps_log_durable_offset(ps_log *log)
     bint ps_log_is_read_only(const ps_log *log)
@@ -249,6 +255,7 @@ cdef extern from "ps_log.h" nogil:
         ps_segment *segment
         uint64_t position
         int64_t next_offset
+        bint durable
     ctypedef struct ps_frame_view:
         ps_segment *segment
         uint64_t position

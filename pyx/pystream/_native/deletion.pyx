@@ -6,8 +6,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from pystream._native.c_api cimport (
-    PS_INTERRUPTED, PS_NOT_FOUND, PS_OK, ps_env_ask, ps_error, ps_os_monotonic_ns, ps_status, ps_topic_lock,
-    ps_topic_mark_deleted,
+    PS_INTERRUPTED, PS_NOT_FOUND, PS_OK, ps_env_ask, ps_error, ps_fault_hook, ps_fault_parse, ps_fault_plan,
+    ps_os_monotonic_ns, ps_status, ps_topic_lock, ps_topic_mark_deleted,
 )
 from pystream._native.errors cimport raise_error
 from pystream._native.forks cimport LockFile
@@ -62,7 +62,12 @@ cdef class TopicLock:
         self.file.close()
 
 
-def point(StoreHandle store not None, str name not None):
-    """A named place between two steps, where tests may end the process."""
+def point(StoreHandle store, str name not None):
+    """A named place between two steps, where tests may end the process. Without a store, which may only be in the
+    making, by the plan that its opening would arm."""
     cdef bytes encoded = name.encode()
-    ps_env_ask(&store.env, encoded)
+    cdef ps_fault_plan plan
+    if store is not None:
+        ps_env_ask(&store.env, encoded)
+    elif "PYSTREAM_FAULT" in os.environ and ps_fault_parse(os.environ["PYSTREAM_FAULT"].encode(), &plan):
+        ps_fault_hook(&plan, encoded)

@@ -1,5 +1,6 @@
 # cython: language_level=3, binding=False
 """Every exception of pystream, and the one place where a native status becomes one of them."""
+import errno
 import io
 import os
 
@@ -35,15 +36,44 @@ class PystreamError(Exception):
 def _rebuild(cls, args, attributes):
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(attributes)
+    for name, value in attributes.items():
+        setattr(error, name, value)
     return error
 
 
+_ADVICE = {
+    errno.ENOSPC: "free some space and try again: nothing needs to be closed or reopened",
+    errno.EDQUOT: "free some space, or have the quota raised, and try again: nothing needs to be closed or reopened",
+    errno.EMFILE: "raise this process's limit on open files (`ulimit -n`), or close what is not needed, and try again",
+    errno.ENFILE: "the whole system has too many files open: raise fs.file-max, or close some, and try again",
+    errno.ENOMEM: "the kernel refused memory or a map: free some, or raise the limit it ran into (memory, `ulimit -v`, "
+                  "vm.max_map_count), and try again",
+    errno.EROFS: "the file system is mounted read-only, perhaps because the kernel found an error (`dmesg`): mount it "
+                 "writable again; mode='r' opens a store that is only to be read",
+    errno.EACCES: "this user has no permission: change the owner or the mode of that path; mode='r' opens a store that "
+                  "is only to be read",
+    errno.EIO: "the device failed: see the kernel's log (`dmesg`), and check what is there with `pystream verify`",
+}
+_ADVICE[errno.EPERM] = _ADVICE[errno.EACCES]
+
+
 class StorageError(PystreamError, OSError):
-    """A system call failed: errno, strerror and filename are set as on any OSError."""
+    """A system call failed: errno, strerror and filename are set as on any OSError; `advice` is what to do about it,
+    or None."""
+
+    @property
+    def advice(self):
+        return _ADVICE.get(self.errno)
+
+    def __reduce__(self):
+        state = {**self.__dict__, "errno": self.errno, "strerror": self.strerror}
+        if self.filename is not None:
+            state["filename"] = self.filename
+        return _rebuild, (type(self), self.args, state)
 
     def __str__(self):
-        return self.args[0] if len(self.args) == 1 else OSError.__str__(self)
+        text = self.args[0] if len(self.args) == 1 else OSError.__str__(self)
+        return f"{text}; {self.advice}" if self.advice else text
 
 
 class CorruptLogError(PystreamError, ValueError):
@@ -55,8 +85,12 @@ class FormatVersionError(PystreamError, ValueError):
 
 
 class PoisonedError(StorageError):
-    """An earlier write or sync of this partition failed, so nothing more can be promised about it. Close the
-    store in every process and open it again: what was not durable is then written anew."""
+    """A write or sync of this partition failed, so nothing more can be promised about it. What it holds can be read.
+    Close the store in every process and open it again: what was not durable is then written anew."""
+
+    @property
+    def advice(self):
+        return "close the store in every process and open it again: what was not durable is then written anew"
 
 
 class TopicDeletedError(PystreamError, LookupError):
@@ -183,23 +217,25 @@ cdef object make_error(const ps_error *err, object topic, object partition):
         path=path,
         errno_=err.os_errno or None,
     )
+    failed = status == PS_OS_ERROR or status == PS_POISONED
     place = []
     if topic is not None:
         place.append(f"topic {topic!r}" if partition is None else f"topic {topic!r} partition {partition}")
     for name in ("segment", "position", "offset"):
         if fields[name] is not None:
             place.append(f"{name} {fields[name]}")
-    if path:
+    if path and not failed:  # what failed has it as its filename
         place.append(path)
     message = f"{what} ({', '.join(place)})" if place else what
     if status == PS_NO_MEMORY:
         return MemoryError(message)
-    if status == PS_OS_ERROR or status == PS_POISONED:
+    if failed:
         cls = StorageError if status == PS_OS_ERROR else PoisonedError
         error = cls(err.os_errno, f"{os.strerror(err.os_errno)}: {message}", path, **fields)
         error.errno = err.os_errno
         error.strerror = f"{os.strerror(err.os_errno)}: {message}"
-        error.filename = path
+        if path is not None:
+            error.filename = path
         return error
     return _CLASSES.get(status, PystreamError)(message, **fields)
 

@@ -9,6 +9,7 @@ from pystream._native.reader cimport PartitionReader
 cdef struct Watch:
     ps_log *log
     int64_t wanted  # the watermark has to pass it
+    bint durable    # or what is on the disk
 
 
 # What ends a wait: its conditions, and the words that change with them.

@@ -11,7 +11,7 @@ from pystream._native.bells cimport Waits, ps_watch_log, ps_watch_word
 from pystream._native.c_api cimport (
     PS_WAIT_WORDS_MAX,
     ps_log,
-    ps_log_high_watermark,
+    ps_log_readable_offset,
     ps_log_is_read_only,
     ps_log_listen,
     ps_log_signal_word,
@@ -139,7 +139,7 @@ cdef bint moved(const Wait *wait) noexcept nogil:
     if wait.word != NULL and ps_word_get(wait.word) != wait.seen:
         return True
     for i in range(wait.count):
-        if ps_log_high_watermark(wait.watches[i].log) > wait.watches[i].wanted:
+        if ps_log_readable_offset(wait.watches[i].log, wait.watches[i].durable) > wait.watches[i].wanted:
             return True
     return False
 
@@ -439,6 +439,7 @@ cdef class Fetcher:
             reader = <PartitionReader>active[i]
             wait.watches[i].log = reader.handle.log
             wait.watches[i].wanted = reader.wanted
+            wait.watches[i].durable = reader.cursor.durable
         alone = wait.count == 1 and wait.due == NULL
         try:
             with nogil:
@@ -472,7 +473,7 @@ cdef class Fetcher:
                        count + 1 + (wait.due != NULL) + (wait.word != NULL))
             self.waits, self.waits_for = waits, active
         for i in range(count):
-            ps_watch_log(waits.watch, i, wait.watches[i].log, wait.watches[i].wanted)
+            ps_watch_log(waits.watch, i, wait.watches[i].log, wait.watches[i].wanted, wait.watches[i].durable)
         ps_watch_word(waits.watch, count, <const uint32_t *>wait.halt, 0)
         if wait.due != NULL:
             ps_watch_word(waits.watch, count + 1, <const uint32_t *>wait.due, 0)

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from pystream._native.c_api cimport ps_env, ps_error, ps_fault_plan, ps_log
+from pystream._native.c_api cimport ps_env, ps_error, ps_fault_plan, ps_log, ps_reserve
 from pystream._native.forks cimport LockFile
 from pystream._native.schema cimport Schema
 
@@ -8,6 +8,8 @@ ctypedef int (*log_hook)(LogHandle) except -1
 
 # Called with every log that is opened with something left to sync, so that somebody does.
 cdef void set_dirty_hook(log_hook hook) noexcept
+# Have the kernel begin to write out what is to be synced next, all at once.
+cdef int start_writeback(list logs) except -1
 # Called with every log whose topic was found to be deleted, once, before its files are let go.
 cdef void set_drop_hook(log_hook hook) noexcept
 
@@ -17,6 +19,7 @@ cdef class StoreHandle:
     another for those who only read it."""
     cdef ps_env env
     cdef ps_fault_plan plan
+    cdef ps_reserve reserve
     cdef object __weakref__
     cdef readonly str path
     cdef readonly uint64_t incarnation

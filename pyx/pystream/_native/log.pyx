@@ -14,7 +14,7 @@ from pystream._native.c_api cimport (
     ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_epoch_end,
     ps_log_find_time, ps_log_free, ps_log_get_stats,
     ps_log_high_watermark, ps_log_hold, ps_log_is_dirty, ps_log_is_held, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
-    ps_log_release, ps_log_start_offset, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_monotonic_ns,
+    ps_log_release, ps_log_start_offset, ps_log_start_writeback, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_monotonic_ns,
     ps_status,
 )
 from pystream._native.errors cimport raise_error
@@ -35,6 +35,15 @@ cdef void set_dirty_hook(log_hook hook) noexcept:
 cdef void set_drop_hook(log_hook hook) noexcept:
     global drop_hook
     drop_hook = hook
+
+
+cdef int start_writeback(list logs) except -1:
+    cdef LogHandle handle
+    if len(logs) > 1:  # a sync that comes alone begins no later
+        for handle in logs:
+            with nogil:
+                ps_log_start_writeback(handle.log)
+    return 0
 
 
 # ---- stores ----------------------------------------------------------------------------------------
@@ -175,6 +184,33 @@ cdef class StoreHandle:
             self.locks[uuid] = file
         return file
 
+    @property
+    def min_free_bytes(self):
+        """What is left free on the file system; 0: nothing. To be set before the first log is opened."""
+        return self.reserve.min_free_bytes
+
+    @min_free_bytes.setter
+    def min_free_bytes(self, int64_t value):
+        self.reserve.min_free_bytes = value
+
+    def sync(self, bytes uuid=None):
+        """Make durable what was appended to the logs that are open here, those of one topic or all. The first error
+        is raised when all that can be synced is."""
+        cdef LogHandle handle
+        first = None
+        logs = []
+        for handle in list(self.logs.values()):
+            if (uuid is None or handle.uuid == uuid) and ps_log_durable_offset(handle.log) < ps_log_end_offset(handle.log):
+                logs.append(handle)
+        start_writeback(logs)
+        for handle in logs:
+            try:
+                handle.sync()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
     def release_holds(self, str topic not None):
         """End what `LogHandle.hold` got of the partitions of a topic."""
         cdef LogHandle handle
@@ -271,6 +307,7 @@ cdef class LogHandle:
         if store.read_only and store.live.fd < 0:  # no writer had ever come; since then, one may have
             store.live = LockFile(store.live.path, True)
         options.read_only = store.read_only
+        options.reserve = &store.reserve
         options.live_fd = store.live.fd
         while True:
             with nogil:

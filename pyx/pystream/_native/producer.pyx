@@ -17,7 +17,7 @@ from pystream._native.delivery cimport (
     Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, remaining, report, report_columns,
 )
 from pystream._native.encode cimport Headers, Input, timestamp_ns
-from pystream._native.log cimport LogHandle
+from pystream._native.log cimport LogHandle, start_writeback
 from pystream._native.serial cimport encode_scalar, encoder_of
 from pystream._native.source cimport Source, View, release_view, scalar_bytes
 from pystream._native.write_api cimport (
@@ -41,8 +41,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
     char *PyBytes_AS_STRING(PyObject *item)
 
-# Waits are cut here, so that a signal is seen.
-cdef int64_t SLICE_NS = 100_000_000
+cdef int64_t SLICE_NS = 100_000_000  # waits are cut here, so that a signal is seen
 # What an unclosed producer may take to flush when it is collected.
 cdef int64_t FINALIZE_NS = 2_000_000_000
 
@@ -415,6 +414,7 @@ cdef class ProducerCore:
         cdef ps_status status
         cdef ps_error err
         cdef LogHandle log
+        start_writeback(self.logs)
         for i in range(self.lane_count):
             if not ps_lane_take_unsynced(&self.p.lanes[i]):
                 continue

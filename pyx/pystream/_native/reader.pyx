@@ -42,7 +42,8 @@ cdef class PartitionReader(ArrowSource):
 
     `next_batch()` gives batches, sliced at both ends of the range; iteration gives records. Both go on
     from the same place. At the end of the log they give None, or stop, and may be asked again. Records are
-    made as `schema`, the log's own when left out, says. One that it cannot make stays the next one.
+    made as `schema`, the log's own when left out, says. One that it cannot make stays the next one. `durable`: the
+    log ends where what is known to be on the disk does.
     Raises OffsetOutOfRangeError when start_offset is below the log start or beyond the high watermark.
     """
 
@@ -50,13 +51,14 @@ cdef class PartitionReader(ArrowSource):
         ps_cursor_init(&self.cursor)
 
     def __init__(self, LogHandle handle not None, int64_t start_offset, int64_t stop_offset=-1,
-                 Schema schema=None):
+                 Schema schema=None, bint durable=False):
         if self.handle is not None:
             raise RuntimeError("a PartitionReader is made once")
         self.handle = handle
         self.schema = schema or handle.schema
         self.calls_back = calls_back(self.schema)
         self.stop = stop_offset
+        self.cursor.durable = durable
         self.place(start_offset)
 
     def __dealloc__(self):
@@ -68,6 +70,7 @@ cdef class PartitionReader(ArrowSource):
         if self.handle.log == NULL:
             raise ClosedError(f"{self.handle.topic}[{self.handle.partition}] is closed")
         ps_cursor_init(&cursor)
+        cursor.durable = self.cursor.durable
         if ps_cursor_seek(self.handle.log, &cursor, offset, &err) != PS_OK:
             ps_cursor_clear(&cursor)
             self.handle.raise_error(&err)
