@@ -14,6 +14,7 @@ import pytest
 
 import lives
 import pystream
+from faults import points
 from harness import LONG, T0, Life, quick_directory
 from lives import numbered, parsed
 
@@ -30,7 +31,7 @@ POINTS = {
 }
 """Where a writer can be killed, and with which way of storing it comes there."""
 
-RECOVERY = ("epoch", "save", "aside", "seal", "create", "rewrite")
+RECOVERY = tuple("epoch save aside seal create rewrite head slot slots headed".split())
 """Where the recovery after such a death can be killed in turn; tested in tests/c/test_log.c."""
 
 HOLDING = {"hold.held"}
@@ -116,10 +117,31 @@ def append_until_killed(path: Path, io: str, fault: str, writer: int, batches: i
 
 
 def test_every_point_is_known() -> None:
-    """A point that is added to the kernels is added to these tests."""
+    """A point that is added to the sources is added to these tests."""
     sources = "".join(file.read_text() for file in SOURCES.glob("*.c"))
     named = set(re.findall(r'PS_POINT\([^"]*"([^"]+)"\)', sources))
     assert named == POINTS.keys() | {f"recover.{name}" for name in RECOVERY} | HOLDING | READING
+    assert named == set(points.kernel_points())
+    assert set(points.library_points()) == points.PLACES.keys()
+
+
+def test_death_at_every_point() -> None:
+    """Once at each, in each durability mode, with both ways of storing, alone and beside others."""
+    known = points.combinations()
+    assert {one.point for one in known} == {*points.kernel_points(), *points.library_points()}
+    assert {(one.mode, one.io) for one in known} == {(m, io) for m in points.MODES for io in points.IOS}
+    found = points.run(0, len(known))
+    assert not found["failures"], "\n".join(found["failures"])
+    assert found["trials"] == found["seeds"] == len(known)
+
+
+def test_trials_go_on_where_they_stopped() -> None:
+    """The rounds after the first differ from it and from one another."""
+    total = len(points.combinations())
+    found = points.run(total, 60)
+    assert not found["failures"], "\n".join(found["failures"])
+    assert found["trials"] >= 60
+    assert found["seeds"] == found["trials"] + found["lived"]
 
 
 @pytest.mark.parametrize("io", ["mmap", "pwrite"])
