@@ -15,6 +15,7 @@ export PYTHON
 
 NAME ?= last
 TIME ?= 5m
+TEST ?= all
 
 BIN := .venv/bin
 C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/floors/*.[ch])

@@ -43,20 +43,25 @@ elif [ "$(readlink -f "$(command -v "$python")")" = "$(readlink -f /usr/bin/pyth
     2>/dev/null || packages+=(python3-dev)
 fi
 
+# install PACKAGE...: false when it is nobody's right, or apt-get fails, whose words have been said then.
+install() {
+  local as_root=()
+  have apt-get || return 1
+  if [ "$(id -u)" != 0 ]; then
+    have sudo || return 1
+    as_root=(sudo)
+  fi
+  echo "setup: installing $*"
+  quietly "${as_root[@]}" apt-get update -qq || return 1
+  quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@"
+}
+
 if [ ${#packages[@]} -gt 0 ]; then
   wanted="${packages[*]}"
   have apt-get || die "these are missing and there is no apt-get to install them with (names are Debian's): $wanted"
-  if [ "$(id -u)" = 0 ]; then
-    as_root=()
-  elif have sudo; then
-    as_root=(sudo)
-  else
-    die "run this as root, with sudo, or after: apt-get install $wanted"
-  fi
-  echo "setup: installing $wanted"
-  quietly "${as_root[@]}" apt-get update -qq || die "apt-get update failed; needed: $wanted"
-  quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${packages[@]}" || die "apt-get could not install: $wanted"
+  [ "$(id -u)" = 0 ] || have sudo || die "run this as root, with sudo, or after: apt-get install $wanted"
+  install "${packages[@]}" || die "apt-get could not install: $wanted"
 fi
 
 # --- the interpreter and the virtual environment ------------------------------------------------------
@@ -79,6 +84,29 @@ digest=$(find setup.py pyproject.toml csrc pyx -type f -print0 | sort -z | xargs
 if grep -qsx "$mode $digest" $stamp; then exit 0; fi
 if [ "$mode" = docs ] && grep -qsx "test $digest" $stamp; then exit 0; fi
 grep -qs " $digest\$" $stamp || rm -f $stamp # another mode's build is as old as ours
+
+# What some tests want and the others do not: libFuzzer, and file systems to make and fill. Where they cannot be
+# had, those tests are not collected.
+fuzzes() {
+  local program='int LLVMFuzzerTestOneInput(const unsigned char *p, unsigned long n) { return n == 1 && p[0] == 2; }'
+  for compiler in clang clang-{30..14}; do
+    if have "$compiler" && "$compiler" -x c -fsanitize=fuzzer,address - -o /dev/null <<<"$program" 2>/dev/null; then
+      return 0
+    fi
+  done
+  return 1
+}
+there() { have "$1" || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+if [ "$mode" = test ]; then
+  extras=()
+  fuzzes || extras+=(clang libclang-rt-dev)
+  there mkfs.ext4 || extras+=(e2fsprogs)
+  there mkfs.xfs || extras+=(xfsprogs)
+  there mkfs.btrfs || extras+=(btrfs-progs)
+  if [ ${#extras[@]} -gt 0 ] && ! install "${extras[@]}"; then
+    echo "setup: going on without ${extras[*]}: the tests that want them will be missing"
+  fi
+fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 offline="pip could not reach a package index"
