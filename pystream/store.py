@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pystream.aio import AsyncConsumer
+    from pystream.backups import Backup
     from pystream.group import Group
     from pystream.group.settings import Callback, GroupOptions
     from pystream.producer import Producer
@@ -310,6 +311,32 @@ class Store:
         from pystream.verification import verify
 
         return verify(self._path, topic, progress=progress, threads=threads)
+
+    def backup(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
+    ) -> Backup:
+        """Copy the store to another directory, while others, and this process, go on.
+
+        All that was acknowledged before is in it, each batch checked; committed offsets and ingest jobs are
+        no further than the records. A backup is a store: open it, or a copy of it. A later one to the same
+        path copies only what is new, and replaces it in one step: on any failure it stays as it was.
+
+        Args:
+            path: a new or empty directory, or an older backup of this store.
+            progress: called now and then, in this thread, with the bytes done and the bytes there are.
+
+        Raises:
+            CorruptLogError, FormatVersionError: something in the store is damaged, or too new.
+            OptionError: the path cannot be a store's, or is in the store.
+            StoreNotFoundError: the parent directory does not exist, or at `path` is something else than a
+                backup of this store, or one that was opened for writing since.
+            StorageError: another backup is made there (errno EBUSY), or a system call failed.
+            ClosedError: the store is closed.
+        """
+        self._check()
+        from pystream.backups import back_up
+
+        return back_up(self, path, progress)
 
     def consumer(
         self,

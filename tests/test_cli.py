@@ -76,7 +76,7 @@ USAGE = {
     "mistyped command": (["topcis"], "no such command 'topcis'; did you mean 'topics'?"),
     "mistyped command of a group": (["topics", "creat"], "no such command 'creat'; did you mean 'create'?"),
     "command of a group by itself": (["list"], "no such command 'list'; did you mean 'topics list'?"),
-    "unknown command": (["zzz"], "no such command 'zzz'; there are bench, completion, consume, "),
+    "unknown command": (["zzz"], "no such command 'zzz'; there are backup, bench, completion, consume, "),
     "unknown option": (["describe", "--jsno", "s"], "No such option"),
     "missing argument": (["describe"], "Missing argument 'STORE'"),
     "too many arguments": (["topics", "list", "s", "t"], "unexpected extra argument (t)"),

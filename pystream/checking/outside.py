@@ -19,9 +19,11 @@ from pystream.errors import (
 from pystream.group.documents import decode
 from pystream.verified import DAMAGE, NOTE, UNCHECKED, Finding
 
+BACKUP_FILE: Final = "backup.json"
 _STORE_NAMES: Final = {
     metadata.STORE_FILE,
     metadata.TOPICS_DIRECTORY,
+    BACKUP_FILE,
     "live",
     "groups",
     "ingest",
@@ -47,6 +49,7 @@ class Outside:
         self._document(os.path.join(store, metadata.STORE_FILE), "store")
         if whole:
             self._groups()
+            self._backup()
             self._strangers(store, _STORE_NAMES)
 
     def live(self, incarnation: int) -> None:
@@ -170,6 +173,21 @@ class Outside:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                     self._add(UNCHECKED, "group", f"cannot be read: {_reason(error)}", file)
+
+    def _backup(self) -> None:
+        """What says that this store is a backup, and what of."""
+        file = os.path.join(self._store, BACKUP_FILE)
+        try:
+            with open(file, "rb") as opened:
+                metadata.decode(opened.read(), format="pystream backup", path=file)
+        except CorruptLogError:
+            what = "it is not what was written; the records do not depend on it, the next backup to here does"
+            self._add(DAMAGE, "backup", what, file)
+        except FormatVersionError as error:
+            self._add(UNCHECKED, "backup", _without(file, error), file)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self._add(UNCHECKED, "backup", f"cannot be read: {_reason(error)}", file)
 
     def _strangers(self, directory: str, ours: set[str]) -> None:
         with metadata.storage_errors(directory):

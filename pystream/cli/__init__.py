@@ -38,6 +38,7 @@ COMPLETE_VARIABLE: Final = "_PYSTREAM_COMPLETE"
 # Each command's module is imported when it is asked for: `pystream topics list` need not wait for what
 # `pystream ingest` stands on. The help of each is given here too, for the list of commands.
 COMMANDS: Final = {
+    "backup": ("pystream.cli.backup:backup", "Copy a store that others go on writing to."),
     "bench": ("pystream.cli.bench:bench", "Measure pystream on this machine and this disk."),
     "completion": ("pystream.cli.completion:completion", "Print the script that makes a shell complete."),
     "consume": ("pystream.cli.consume:consume", "Print the records of a topic."),
