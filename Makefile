@@ -2,6 +2,8 @@
 # make test      everything from a fresh machine to the tests
 # make stress TIME=2h SEED=7   processes that write, read, die and stop at one store, and a check of it all
 # make mutations               the library broken on purpose, in copies: the stress has to notice each time
+# make campaign TEST=power TIME=1h   tests of durability, counted in tests/campaign/ledger.jsonl; no TEST: all
+# make fuzz TIME=8h TARGET=frame   every decoder fuzzed, or this one, by clang's libFuzzer with sanitizers
 # make docs      the documentation, into site/; a warning is an error
 # make wheels    the source distribution and a wheel for each CPython found, into dist/, tried without liblz4
 # make lint      the linters and type checkers;  make format  puts right what they can
@@ -43,6 +45,14 @@ stress:
 mutations:
 	@tools/setup.sh test
 	$(BIN)/python -m tests.stress.mutations $(MUTATIONS)
+
+campaign:
+	@tools/setup.sh test
+	$(BIN)/python -m tests.campaign $(TEST) --time $(TIME) $(if $(SEED),--seed $(SEED)) $(CAMPAIGN)
+
+fuzz:
+	@tools/setup.sh test
+	$(BIN)/python -m tests.fuzz --seconds $(TIME) $(if $(TARGET),--target $(TARGET)) $(FUZZ)
 
 docs:
 	@tools/setup.sh docs

@@ -36,13 +36,14 @@ def verdicts(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(3600)
-def test_no_anomaly(tmp_path: Path) -> None:
-    words = f"--seconds {1200 if LONG else 60} --round 20 --seed 7 --json --directory {tmp_path}"
+def test_two_hundred_kills_and_no_anomaly(tmp_path: Path) -> None:
+    seconds, kills = (1200, 4000) if LONG else (50, 200)
+    words = f"--seconds {seconds} --round 20 --kills {kills} --seed 7 --json --directory {tmp_path}"
     found = verdicts(stress(*words.split()))
     assert [(verdict["seed"], verdict["anomalies"]) for verdict in found if verdict["counts"]] == []
     done = {word: sum(verdict["done"].get(word, 0) for verdict in found) for word in found[0]["done"]}
     for word, least in {
-        "kill": 10,
+        "kill": kills,
         "stop": 10,
         "forked": 20,
         "hold": 10,

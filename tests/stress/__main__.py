@@ -85,16 +85,21 @@ def main() -> int:
     parser.add_argument(
         "--directory", type=Path, help="where stores are made (default: the temporary directory)"
     )
+    parser.add_argument(
+        "--kills", type=int, default=0, metavar="N", help="more rounds, until so many were killed"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON a round")
     parser.add_argument("--first", action="store_true", help="end with the first round that has an anomaly")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
-    until, bad = time.monotonic() + options.seconds, 0
+    until, bad, kills = time.monotonic() + options.seconds, 0, 0
     while True:
-        length = max(2.0, min(options.round, until - time.monotonic()))
+        left = until - time.monotonic()
+        length = options.round if kills and left < 2 else max(2.0, min(options.round, left))
         directory = Path(tempfile.mkdtemp(prefix="pystream-stress-", dir=options.directory))
         verdict = in_child(directory, length, seed, options.cast)
         bad += bool(verdict.counts)
+        kills += verdict.done.get("kill", 0)
         if options.json:
             print(json.dumps(verdict.as_json()), flush=True)
         else:
@@ -104,7 +109,8 @@ def main() -> int:
         elif not options.json:
             print(f"  its store and histories: {directory}", flush=True)
         seed += 1
-        if time.monotonic() + 2 >= until or (bad and options.first):
+        is_over = time.monotonic() + 2 >= until and kills >= options.kills
+        if is_over or (bad and options.first):
             return 1 if bad else 0
 
 

@@ -19,8 +19,9 @@ TOPICS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"partitions": 3},
     "packed": {"partitions": 1, "compression": "lz4"},
     "safe": {"partitions": 1, "durability": "sync"},
+    "loose": {"partitions": 1, "durability": "none"},
 }
-"""Of 64 KiB segments, the smallest there are, so that they roll all the while."""
+"""One for each durability. Of 64 KiB segments, the smallest there are, so that they roll all the while."""
 PARTITIONS: Final = [
     (name, index) for name, options in TOPICS.items() for index in range(options["partitions"])
 ]

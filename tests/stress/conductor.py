@@ -42,6 +42,8 @@ CASTS: Final[dict[str, dict[str, int]]] = {
 """Who takes part, and how many of each; a round may have several of these."""
 
 TICK_S: Final = 0.01
+STRIKE_S: Final = 0.1
+"""The longest time between two processes that are killed or stopped."""
 LATE_S: Final = 0.2
 """When the conductor wakes so much too late, the machine is too busy to tell stalls from delays."""
 ENDING_S: Final = 30
@@ -197,7 +199,7 @@ class Conductor:
                 if life.resume_at is not None and life.resume_at <= now:
                     self.resume(life)
             if now >= next_at:
-                next_at = now + self.rng.random() * 0.25
+                next_at = now + self.rng.random() * STRIKE_S
                 self.strike(now)
             awake = self.tick(awake)
         for _, role in births:

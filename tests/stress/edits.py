@@ -18,10 +18,12 @@ class Mutation(NamedTuple):
     promise: str
     """What it breaks."""
     edits: tuple[Edit, ...]
-    cast: str
+    cast: str = ""
     """Who is needed to notice."""
-    kinds: frozenset[str]
+    kinds: frozenset[str] = frozenset()
     """Anomalies of which any one is the right answer."""
+    campaign: str = ""
+    """The test of `tests.campaign` that is to notice, instead of the stress: any failure is right."""
 
 
 OVERWRITTEN: Final = frozenset(
@@ -172,5 +174,34 @@ MUTATIONS: Final = (
         ),
         "groups",
         frozenset({"two-owners"}),
+    ),
+    # From here on: what only a power failure shows. Others are in tests/faults: mutants.py of the kernels,
+    # and stores.py. A group whose saved offsets were beyond the durable log is not among them: their epochs
+    # tell it of the cut.
+    Mutation(
+        "unsynced-documents",
+        "a document is on the disk before it has its name",
+        (
+            Edit(
+                "pystream/metadata.py",
+                '    with open(path, "xb") as file:\n        file.write(data)\n        file.flush()\n'
+                "        os.fsync(file.fileno())\n",
+                '    with open(path, "xb") as file:\n        file.write(data)\n',
+            ),
+        ),
+        campaign="power-stores",
+    ),
+    Mutation(
+        "unsynced-offsets",
+        "committed offsets are on the disk before they take the place of the last ones",
+        (
+            Edit(
+                "pystream/group/shared.py",
+                "                    file.flush()\n                    os.fsync(file.fileno())\n"
+                '                self.control.point("group.saving")\n',
+                '                self.control.point("group.saving")\n',
+            ),
+        ),
+        campaign="power-stores",
     ),
 )

@@ -52,6 +52,7 @@ class Membership(Sight):
         )
 
     def assigned(self, consumer: pystream.Consumer, partitions: list[pystream.TopicPartition]) -> None:
+        self.consumer = consumer  # which may have to give up what it was just given, while it is being made
         self.reader = self.runs.reader = str(consumer.member_id)
         words: list[object] = []
         for where in partitions:

@@ -1,10 +1,10 @@
-"""Break the library, one promise at a time, and see that the stress says so.
+"""Break the library, one promise at a time, and see that the tests say so.
 
     python -m tests.stress.mutations
 
 Each mutation is an exact edit of the sources, in a copy of the tree that is built there. Processes are then
-set on it until the checker names an anomaly of the expected kind. The first line is of the library as it is,
-set on by all of them: it must have none.
+set on it until the checker names an anomaly of the expected kind; or, where only a power failure can show it,
+the campaign that plays those. The first lines are of the library as it is: it must have no anomaly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,6 +40,22 @@ LEFT_OUT: Final = shutil.ignore_patterns(
     "results",
 )
 ROUND_S: Final = 8
+CAMPAIGN: Final = """
+import json, sys
+import pystream
+from campaign.kinds import KINDS, MANY, failures_of, seeds_of
+(kind,) = [kind for kind in KINDS if kind.name == sys.argv[1]]
+seed, seconds = int(sys.argv[2]), float(sys.argv[3])
+answer = kind.run(seed, MANY, seconds=seconds, workers=2)
+failures = failures_of(answer, seed)
+print(json.dumps({
+    "seed": failures[0][0] if failures else seed + seeds_of(answer) - 1,
+    "counts": {"failure": len(failures)} if failures else {},
+    "anomalies": failures,
+    "library": pystream.__file__,
+}))
+"""
+"""A round of a campaign, as a verdict of the stress."""
 CAUGHT: Final = "caught"
 
 
@@ -59,8 +75,9 @@ class Tree:
         """Build whatever is not up to date; the commands that did."""
         return self.command([sys.executable, "setup.py", "build_ext", "--inplace"])
 
-    def command(self, words: list[str]) -> str:
-        result = subprocess.run(words, cwd=self.path, capture_output=True, text=True)
+    def command(self, words: list[str], environment: Mapping[str, str] | None = None) -> str:
+        variables = os.environ | (environment or {})
+        result = subprocess.run(words, cwd=self.path, env=variables, capture_output=True, text=True)
         if result.returncode != 0:
             raise MutationError(f"{shlex.join(words)}\n{result.stdout}{result.stderr}")
         return result.stdout
@@ -136,6 +153,22 @@ class Tree:
             process.wait()
             shutil.rmtree(stores)
 
+    def campaign(self, name: str, seconds: float, seed: int) -> Iterator[dict[str, object]]:
+        """The same of a test of the campaigns, a round of so many seeds at a time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            answer = self.command(
+                [sys.executable, "-c", CAMPAIGN, name, str(seed), str(min(ROUND_S, left))],
+                environment={"PYTHONPATH": os.pathsep.join([str(self.path), str(self.path / "tests")])},
+            )
+            verdict = json.loads(answer.splitlines()[-1])
+            if not Path(verdict["library"]).is_relative_to(self.path):
+                raise MutationError(f"{verdict['library']} was tried, not the mutated copy in {self.path}")
+            yield verdict
+            seed = verdict["seed"] + 1
+            if verdict["counts"]:
+                break
+
 
 def edited(path: Path, edit: Edit) -> str:
     """The file's text with the edit in it."""
@@ -163,15 +196,29 @@ def try_out(tree: Tree, mutation: Mutation, seconds: float, seed: int) -> Row:
     start, other = time.monotonic(), ""
     until = start + seconds
     while time.monotonic() < until:
-        for verdict in tree.stress(mutation.cast, max(2, until - time.monotonic()), seed):
+        left = max(2, until - time.monotonic())
+        if mutation.campaign:
+            verdicts = tree.campaign(mutation.campaign, left, seed)
+        else:
+            verdicts = tree.stress(mutation.cast, left, seed)
+        for verdict in verdicts:
             counts, at = verdict["counts"], verdict["seed"]
             assert isinstance(counts, dict) and isinstance(at, int)
             found = ", ".join(f"{count} {kind}" for kind, count in counts.items())
             seed = at + 1
-            if counts.keys() & mutation.kinds:
+            if counts.keys() & (mutation.kinds or {"failure"}):
                 return Row(mutation.name, found, time.monotonic() - start, at, CAUGHT)
             other = found or other
     return Row(mutation.name, other or "nothing", time.monotonic() - start, seed - 1, "NOT CAUGHT")
+
+
+def controls(chosen: Sequence[Mutation]) -> Iterator[Mutation]:
+    """No mutation at all, for each of the tests that these need."""
+    casts = ",".join(mutation.cast for mutation in chosen if mutation.cast)
+    if casts:
+        yield Mutation("(none)", "", (), ",".join(dict.fromkeys(casts.split(","))))
+    for name in sorted({mutation.campaign for mutation in chosen} - {""}):
+        yield Mutation(f"(none), {name}", "", (), campaign=name)
 
 
 def show(row: Row) -> None:
@@ -196,10 +243,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pystream-mutations-") as directory:
         tree = Tree(Path(directory) / "tree")
         if options.control:
-            cast = ",".join(dict.fromkeys(",".join(mutation.cast for mutation in chosen).split(",")))
-            row = try_out(tree, Mutation("(none)", "", (), cast, frozenset()), options.control, options.seed)
-            missed += row.found != "nothing"
-            show(row._replace(mark="sound" if row.found == "nothing" else "NOT SOUND"))
+            for sound in controls(chosen):
+                row = try_out(tree, sound, options.control, options.seed)
+                missed += row.found != "nothing"
+                show(row._replace(mark="sound" if row.found == "nothing" else "NOT SOUND"))
         for mutation in chosen:
             with tree.mutated(mutation.edits):
                 row = try_out(tree, mutation, options.seconds, options.seed)
