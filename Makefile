@@ -11,6 +11,7 @@
 # make bench-pipes             lines through produce and consume beside cat, into bench/results/pipes.md
 # make bench-transfer          ingest and export beside pyarrow, into bench/results/transfer.md
 # make bench-groups            hand-over between members of a group, into bench/results/groups.md
+# make bench-recovery          opening after a crash, the loss bound, group commit, backups, into bench/results/recovery.md
 # make clean     removes all that these made
 PYTHON ?= python3
 export PYTHON
@@ -20,13 +21,13 @@ TIME ?= 5m
 TEST ?= all
 
 BIN := .venv/bin
-C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/floors/*.[ch])
+C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] tests/faults/*.[ch] tests/fuzz/*.[ch] bench/floors/*.[ch])
 STUBTEST = pystream._native --mypy-config-file pyproject.toml --ignore-disjoint-bases \
 	--allowlist tools/stubtest-allow.txt --ignore-unused-allowlist
 PY_FILES = pystream tests bench docs examples tools setup.py
 SH_FILES = tools/*.sh .ci/run
 
-.PHONY: all demo test stress mutations docs wheels lint format bench-micro bench-pipes bench-transfer bench-groups clean help
+.PHONY: all demo test stress mutations fuzz campaign docs wheels lint format bench-micro bench-pipes bench-transfer bench-groups bench-recovery clean help
 
 all: test
 
@@ -86,7 +87,7 @@ bench-micro:
 		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
 	@$(BIN)/python bench/table.py bench/results/$(NAME).json
 
-bench-pipes bench-transfer bench-groups: bench-%:
+bench-pipes bench-transfer bench-groups bench-recovery: bench-%:
 	@tools/setup.sh test
 	@mkdir -p bench/results
 	$(BIN)/python bench/$*.py $(BENCH)
