@@ -99,5 +99,5 @@ def filesystem(path: str | Path) -> str:
 
 def machine(place: str | Path) -> str:
     """Kernel, processor, cores, and the file system on which the stores lie."""
-    cores = len(os.sched_getaffinity(0))
-    return f"Linux {platform.release()}, {platform.machine()}, {cores} cores, {filesystem(place)}"
+    cores, kernel = len(os.sched_getaffinity(0)), platform.release().split("-")[0]
+    return f"Linux {kernel}, {platform.machine()}, {cores} cores, {filesystem(place)}"
