@@ -42,6 +42,10 @@ STORE_FILE: Final = "store.json"
 TOPIC_FILE: Final = "topic.json"
 TOPICS_DIRECTORY: Final = "topics"
 LOCKS_FILE: Final = "locks"
+LIVE_FILE: Final = "live"
+BACKUP_FILE: Final = "backup.json"
+JOBS_DIRECTORY: Final = "ingest"
+JOB_FORMAT: Final = "pystream ingest job"
 
 # What is being made bears this prefix, what is being removed another. '+' is in no topic name, so neither can
 # ever pass for a topic.
@@ -227,7 +231,7 @@ def read_store(path: str) -> Identity:
     file = os.path.join(path, STORE_FILE)
     with storage_errors(file):
         try:
-            data = _read(file)
+            data = read_bytes(file)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreNotFoundError(f"{path}: no pystream store there", path=path) from None
     with _damage(file):
@@ -302,7 +306,7 @@ def read_topic(path: str, name: str) -> tuple[Identity, TopicOptions] | None:
     file = os.path.join(topic_directory(path, name), TOPIC_FILE)
     with storage_errors(file):
         try:
-            data = _read(file)
+            data = read_bytes(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
     with _damage(file):
@@ -336,7 +340,7 @@ def create_topic(path: str, name: str, options: TopicOptions, store: StoreHandle
             os.rename(temporary, target)  # refused by the kernel when a non-empty directory is there
             point(store, "create.renamed")
         except BaseException as error:
-            _remove_tree(temporary)
+            remove_tree(temporary)
             if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
             raise
@@ -355,7 +359,7 @@ def sweep_unfinished(path: str) -> None:
         for name in filter(_is_temporary, os.listdir(topics)):
             with suppress(OSError), _open_directory(os.path.join(topics, name)) as directory:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker lives: leave it alone
-                _remove_tree(os.path.join(topics, name))
+                remove_tree(os.path.join(topics, name))
 
 
 def _new_directory(parent: str) -> tuple[str, int]:
@@ -430,7 +434,8 @@ def _open_directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _remove_tree(path: str) -> None:
+def remove_tree(path: str) -> None:
+    """Remove a directory and all in it, as far as that can be done."""
     from shutil import rmtree  # slow to import, and wanted only here
 
     rmtree(path, ignore_errors=True)
@@ -444,7 +449,8 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """What is in a file."""
     with open(path, "rb") as file:
         return file.read()
 

@@ -81,7 +81,7 @@ def open(
             min_free_bytes=min_free_bytes is not None,
             io=io != "auto",
         )
-    directory = _parse_path(path)
+    directory = os.path.abspath(opt.parse_store_path(path))
     given: dict[str, Any] = {}
     if durability is not None:
         given["durability"] = opt.parse_choice("durability", durability, DURABILITIES)
@@ -141,22 +141,6 @@ def _conflict(settings: Settings, given: Mapping[str, Any], io: str) -> tuple[st
             return "sync_interval", wanted / 1e9, existing / 1e9
         return name, wanted, existing
     return None
-
-
-def _parse_path(path: object) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be a str, not bytes")
-    if not text or "\0" in text:
-        raise OptionError(f"path={text!r}: " + ("is empty" if not text else "holds a NUL character"))
-    length = len(os.fsencode(os.path.realpath(text)))
-    if length > opt.STORE_PATH_BYTES_MAX:
-        raise OptionError(
-            f"path={text!r}: has {length} bytes in full; a store's may have {opt.STORE_PATH_BYTES_MAX} bytes"
-        )
-    return os.path.abspath(text)
 
 
 def _find_or_create(path: str, create: bool, io: str, force: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -371,6 +372,28 @@ def _datetime64_array(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any
             at = int(np.argmax(lost))
             raise OptionError(f"{name}[{at}]={values[at]}: outside 1677-09-21 .. 2262-04-11")
     return nanoseconds.view(np.int64)
+
+
+def parse_store_path(path: object) -> str:
+    """The path of a store's directory as text.
+
+    Raises:
+        OptionError: empty, with a NUL character, or too long once links are resolved.
+        TypeError: neither str nor `os.PathLike` of one.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError("path must be a str, not bytes")
+    if not text or "\0" in text:
+        raise OptionError(f"path={text!r}: " + ("is empty" if not text else "holds a NUL character"))
+    length = len(os.fsencode(os.path.realpath(text)))
+    if length > STORE_PATH_BYTES_MAX:
+        raise OptionError(
+            f"path={text!r}: has {length} bytes in full; a store's may have {STORE_PATH_BYTES_MAX} bytes"
+        )
+    return text
 
 
 def check_topic_name(name: object) -> str:

@@ -25,7 +25,7 @@ from pystream import metadata
 from pystream._native.backup import Site
 from pystream.backups.others import read_groups, read_jobs, write_groups, write_jobs
 from pystream.backups.partitions import Copies, plan
-from pystream.backups.place import BACKUP_FILE, Place
+from pystream.backups.place import Place
 from pystream.backups.trees import copy_bytes, make_like, read_bytes, sync_directory
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def back_up(store: Store, path: str | os.PathLike[str], progress: Progress | Non
                 "topics": copies.document(),
             }
             store_file = os.path.join(store.path, metadata.STORE_FILE)
-            copy_bytes(os.path.join(tree, BACKUP_FILE), metadata.encode(document), like=store_file)
+            copy_bytes(os.path.join(tree, metadata.BACKUP_FILE), metadata.encode(document), like=store_file)
             copy_bytes(os.path.join(tree, metadata.STORE_FILE), read_bytes(store_file), like=store_file)
             make_like(tree, store.path)
             sync_directory(tree)

@@ -20,12 +20,11 @@ from pystream.group.shared import (
     SharedGroup,
     list_groups,
 )
+from pystream.metadata import JOB_FORMAT, JOBS_DIRECTORY
 
 if TYPE_CHECKING:
     from pystream.store import Store
 
-JOBS_DIRECTORY: Final = "ingest"
-JOB_FORMAT: Final = "pystream ingest job"
 CONTROL_BYTES: Final = 4096
 
 

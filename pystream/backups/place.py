@@ -27,13 +27,12 @@ from pystream._native.backup import Site
 from pystream._native.limits import PARTITIONS_MAX
 from pystream.backups.trees import read_bytes, remove_tree
 from pystream.errors import CorruptLogError, OptionError, StorageError, StoreNotFoundError
+from pystream.metadata import BACKUP_FILE, LIVE_FILE
 
 if TYPE_CHECKING:
     from pystream.store import Store
 
-BACKUP_FILE: Final = "backup.json"
 FORMAT: Final = "pystream backup"
-LIVE_FILE: Final = "live"
 
 NAME_BYTES_MAX: Final = 255 - len("..replaced-") - 16
 """Of the last component of a path."""
@@ -72,7 +71,7 @@ class Place:
     def __init__(self, site: Site, store: Store, path: str | os.PathLike[str]) -> None:
         self._site = site
         self._store = store
-        self.path = _parse(path)
+        self.path = os.path.realpath(opt.parse_store_path(path))
         self._parent, self._name = os.path.split(self.path)
         self._names = re.compile(rf"\.{re.escape(self._name)}\.(backup|replaced)-[0-9a-f]{{16}}")
         self._check_place()
@@ -296,23 +295,6 @@ class Place:
             self._site.exchange(self.tree, self.path)
             self._swapping = False
             self._check_untouched(self.path)
-
-
-def _parse(path: object) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError("path must be a str, not bytes")
-    if not text or "\0" in text:
-        raise OptionError(f"path={text!r}: " + ("is empty" if not text else "holds a NUL character"))
-    found = os.path.realpath(text)
-    if len(os.fsencode(found)) > opt.STORE_PATH_BYTES_MAX:
-        raise OptionError(
-            f"path={text!r}: has {len(os.fsencode(found))} bytes in full; a store's may have "
-            f"{opt.STORE_PATH_BYTES_MAX} bytes"
-        )
-    return found
 
 
 def _holds(outer: str, inner: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pystream.metadata import sync_directory
+from pystream.metadata import read_bytes, remove_tree, sync_directory
 
 __all__ = [
     "copy_bytes",
@@ -60,12 +60,6 @@ def make_like(what: str | int, like: str | os.stat_result) -> None:
     os.chmod(what, status.st_mode & 0o7777)
 
 
-def read_bytes(path: str) -> bytes:
-    """What is in a file."""
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def sync_file(path: str) -> None:
     """Have the bytes of a file on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -73,10 +67,3 @@ def sync_file(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory and all in it, as far as that can be done."""
-    from shutil import rmtree  # slow to import, and wanted only here
-
-    rmtree(path, ignore_errors=True)

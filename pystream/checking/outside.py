@@ -19,14 +19,13 @@ from pystream.errors import (
 from pystream.group.documents import decode
 from pystream.verified import DAMAGE, NOTE, UNCHECKED, Finding
 
-BACKUP_FILE: Final = "backup.json"
 _STORE_NAMES: Final = {
     metadata.STORE_FILE,
     metadata.TOPICS_DIRECTORY,
-    BACKUP_FILE,
-    "live",
+    metadata.BACKUP_FILE,
+    metadata.LIVE_FILE,
     "groups",
-    "ingest",
+    metadata.JOBS_DIRECTORY,
     "repairs",
     "lost+found",
 }
@@ -54,7 +53,7 @@ class Outside:
 
     def live(self, incarnation: int) -> None:
         """Say so where the liveness file is damaged."""
-        path = os.path.join(self._store, "live")
+        path = os.path.join(self._store, metadata.LIVE_FILE)
         with metadata.storage_errors(path):
             try:
                 with open(path, "rb") as file:
@@ -176,7 +175,7 @@ class Outside:
 
     def _backup(self) -> None:
         """What says that this store is a backup, and what of."""
-        file = os.path.join(self._store, BACKUP_FILE)
+        file = os.path.join(self._store, metadata.BACKUP_FILE)
         try:
             with open(file, "rb") as opened:
                 metadata.decode(opened.read(), format="pystream backup", path=file)

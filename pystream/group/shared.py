@@ -134,9 +134,9 @@ class SharedGroup:
     def _left_behind(self, control: Control, *, trusted: bool) -> State:
         if trusted:
             with suppress(FileNotFoundError, CorruptLogError):
-                return decode(_read(self._file(_STATE + control.state)), self._file(_STATE + control.state))
+                return self._read(_STATE + control.state)
         try:
-            saved = decode(_read(self._file(COMMITTED_FILE)), self._file(COMMITTED_FILE))
+            saved = self._read(COMMITTED_FILE)
         except FileNotFoundError:
             return State()
         # Its members are dead, and their marks are not to be believed.
@@ -144,6 +144,10 @@ class SharedGroup:
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
+
+    def _read(self, name: str) -> State:
+        file = self._file(name)
+        return decode(metadata.read_bytes(file), file)
 
     def member_file(self, member: str) -> str:
         return self._file(_MEMBER + member)
@@ -159,9 +163,8 @@ class SharedGroup:
             current = self.control.state
             if self._known is not None and self._known[0] == current:
                 return self._known
-            file = self._file(_STATE + current)
             try:
-                state = decode(_read(file), file)
+                state = self._read(_STATE + current)
             except (FileNotFoundError, NotADirectoryError):
                 if self.control.state != current:
                     continue  # it was replaced meanwhile
@@ -169,6 +172,7 @@ class SharedGroup:
                     raise Gone from None
                 if self.store.read_only and self.control.verdict != "sound":
                     return current, self._left_behind(self.control, trusted=False)
+                file = self._file(_STATE + current)
                 raise CorruptLogError(
                     f"{file}: missing; close the store in every process, and the group goes on from the "
                     "offsets that were saved",
@@ -246,7 +250,7 @@ class SharedGroup:
         groups = groups_directory(self.store_path)
         for name in os.listdir(groups):
             if name.startswith(_TOMBSTONE):
-                _remove_tree(os.path.join(groups, name))
+                metadata.remove_tree(os.path.join(groups, name))
         with self._directory() as directory:
             for name in os.listdir(directory):
                 with suppress(OSError):
@@ -449,7 +453,7 @@ class SharedGroup:
     def saved(self) -> dict[Key, Committed]:
         """The offsets that are durable."""
         try:
-            return decode(_read(self._file(COMMITTED_FILE)), self._file(COMMITTED_FILE)).committed
+            return self._read(COMMITTED_FILE).committed
         except (FileNotFoundError, CorruptLogError, FormatVersionError):
             return {}
 
@@ -465,19 +469,8 @@ def finish_deletion(group: SharedGroup) -> None:
         metadata.sync_directory(groups_directory(group.store_path))
     finally:
         group.control.unlock_gate()
-    _remove_tree(grave)
-
-
-def _remove_tree(path: str) -> None:
-    from shutil import rmtree  # slow to import, and wanted only here
-
-    rmtree(path, ignore_errors=True)
+    metadata.remove_tree(grave)
 
 
 def _open_in(directory: int, path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o666, dir_fd=directory)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from pystream.partition import Partition
     from pystream.topic import Topic
 
-DIRECTORY: Final = "ingest"
 SEQUENCES: Final = 1 << 31
 """Sequence numbers of a batch count records modulo this."""
 _EPOCHS: Final = 1 << 15
-_FORMAT: Final = "pystream ingest job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ def open_job(
         JobBusyError: another process is at it.
         SourceError: `resume`, but a source is not what it was.
     """
-    directory = os.path.join(topic._store.path, DIRECTORY)
+    directory = os.path.join(topic._store.path, metadata.JOBS_DIRECTORY)
     shape = {"topic": topic.uuid.hex, "sources": [source.path for source in sources], "plan": plan.shape()}
     name = xxh3_hex(json.dumps(shape, sort_keys=True).encode())
     path = os.path.join(directory, f"{name}.json")
@@ -171,7 +169,7 @@ def _read(path: str) -> dict[str, Any] | None:
         except FileNotFoundError:
             return None
     try:
-        return metadata.decode(data, format=_FORMAT, path=path)
+        return metadata.decode(data, format=metadata.JOB_FORMAT, path=path)
     except CorruptLogError as error:
         raise CorruptLogError(f"{error}; restart=True begins the job anew", path=path) from error
 
@@ -188,7 +186,7 @@ def _marks(sources: Sequence[Source]) -> list[dict[str, Any]]:
 def _begin(path: str, lock: int, topic: Topic, sources: Sequence[Source], shape: Mapping[str, Any]) -> Job:
     state = fresh_state(topic)
     document = {
-        "format": _FORMAT,
+        "format": metadata.JOB_FORMAT,
         "version": FORMAT_VERSION,
         "incompatible": [],
         "compatible": [],

@@ -31,6 +31,20 @@ static void *keep(void *keeper) {
   return NULL;
 }
 
+/* A keeper, in a thread of its own, and as many new logs in its care. */
+static void start_keeping(ps_keeper *keeper, const ps_env *env, int64_t interval_ns, handle *logs,
+                          ps_kept **kept, pthread_t *thread) {
+  ps_keeper_init(keeper);
+  incarnation++;
+  for (int i = 0; i < LOGS; i++) {
+    fresh_directory();
+    logs[i] = open_with(env);
+    kept[i] = ps_keeper_keep(keeper, logs[i].log, interval_ns, false, segment_bytes);
+    CHECK(kept[i]);
+  }
+  CHECK(pthread_create(thread, NULL, keep, keeper) == 0);
+}
+
 /* Logs whose time comes at once are all begun before the first is waited for, each is synced once, and none
  * is late. */
 static void test_together(void) {
@@ -39,15 +53,7 @@ static void test_together(void) {
   ps_kept *kept[LOGS];
   handle logs[LOGS];
   pthread_t thread;
-  ps_keeper_init(&keeper);
-  incarnation++;
-  for (int i = 0; i < LOGS; i++) {
-    fresh_directory();
-    logs[i] = open_with(&env);
-    kept[i] = ps_keeper_keep(&keeper, logs[i].log, 200000000, false, segment_bytes);
-    CHECK(kept[i]);
-  }
-  CHECK(pthread_create(&thread, NULL, keep, &keeper) == 0);
+  start_keeping(&keeper, &env, 200000000, logs, kept, &thread);
   __atomic_store_n(&keeper.running, true, __ATOMIC_RELAXED);
   env.hook = note_order;
   for (int i = 0; i < LOGS; i++) {
@@ -84,14 +90,7 @@ static void test_forgotten_meanwhile(void) {
   ps_kept *kept[LOGS];
   handle logs[LOGS];
   pthread_t thread;
-  ps_keeper_init(&keeper);
-  incarnation++;
-  for (int i = 0; i < LOGS; i++) {
-    fresh_directory();
-    logs[i] = open_with(&env);
-    kept[i] = ps_keeper_keep(&keeper, logs[i].log, 1000000, false, segment_bytes);
-  }
-  CHECK(pthread_create(&thread, NULL, keep, &keeper) == 0);
+  start_keeping(&keeper, &env, 1000000, logs, kept, &thread);
   for (int left = LOGS; left > 0; left--) {
     for (int i = 0; i < left; i++) {
       must_append(logs[i].log, 1, 100);

@@ -51,13 +51,13 @@ class Disk:
     """The played disk of this process."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL(None)
-        self.library.ps_disk_photo.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
-        self.library.ps_disk_boot.argtypes = [ctypes.c_uint64]
-        self.library.ps_disk_write_back_often.argtypes = [ctypes.c_uint32, ctypes.c_uint64]
+        self.verbs = ctypes.CDLL(None)
+        self.verbs.ps_disk_photo.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+        self.verbs.ps_disk_boot.argtypes = [ctypes.c_uint64]
+        self.verbs.ps_disk_write_back_often.argtypes = [ctypes.c_uint32, ctypes.c_uint64]
 
     def arm(self, root: Path, plan: str) -> None:
-        failed = self.library.ps_disk_arm(os.fsencode(root), plan.encode())
+        failed = self.verbs.ps_disk_arm(os.fsencode(root), plan.encode())
         assert failed == 0, f"{root}: {plan}: {os.strerror(failed)}"
 
 
@@ -99,17 +99,17 @@ class Trial:
 
         def body(say: Say) -> None:
             disk = Disk()
-            disk.library.ps_disk_boot(self.boots)
+            disk.verbs.ps_disk_boot(self.boots)
             if calls is None:
                 disk.arm(self.machine, "count")
             else:
                 disk.arm(self.machine, f"photo:{calls}:{seed}:{dest}")
-                disk.library.ps_disk_write_back_often(self.often, seed)
+                disk.verbs.ps_disk_write_back_often(self.often, seed)
                 if self.broken:
                     BROKEN[self.broken]()
             work(say)
             if calls is not None:
-                assert disk.library.ps_disk_photo(os.fsencode(dest), seed) == 0
+                assert disk.verbs.ps_disk_photo(os.fsencode(dest), seed) == 0
 
         ended = in_a_process(body)
         if ended.failure:
