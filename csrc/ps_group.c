@@ -46,10 +46,11 @@ ps_control_verdict ps_control_check(const uint8_t *page, const ps_control_identi
   for (uint32_t i = 0; i < PS_CONTROL_STATE_OFF; i++) blank = blank && page[i] == 0;
   if (blank) return PS_CONTROL_BLANK;
   uint64_t checksum = ps_acquire_u64(page + PS_CONTROL_CHECKSUM_OFF);
-  if (ps_load_u64(page + PS_CONTROL_MAGIC_OFF) != PS_CONTROL_MAGIC ||
+  uint32_t version = ps_load_u32(page + PS_CONTROL_VERSION_OFF);
+  if (ps_load_u64(page + PS_CONTROL_MAGIC_OFF) != PS_CONTROL_MAGIC || version == 0 ||
       (checksum != 0 && checksum != ps_hash(page, PS_CONTROL_CHECKSUM_OFF)))
     return PS_CONTROL_DAMAGED;
-  if (ps_load_u32(page + PS_CONTROL_VERSION_OFF) != PS_FORMAT_VERSION) return PS_CONTROL_NEWER;
+  if (version != PS_FORMAT_VERSION) return PS_CONTROL_NEWER;
   if (ps_load_u64(page + PS_CONTROL_DEVICE_OFF) != expected->device ||
       ps_load_u64(page + PS_CONTROL_INODE_OFF) != expected->inode ||
       memcmp(page + PS_CONTROL_BOOT_ID_OFF, expected->boot_id, 16) != 0)

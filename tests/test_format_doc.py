@@ -254,7 +254,7 @@ def ids(directory: Path, kind: str) -> list[str]:
 
 def document(path: Path) -> dict[str, Any]:
     head, _, body = path.read_bytes().partition(b"\n")
-    assert head == f"pystream-group 1 {xxh3_64_intdigest(body):016x}".encode()
+    assert head == f"pystream-group 1 {xxh3_64_intdigest(b'1' + bytes([10]) + body):016x}".encode()
     content = json.loads(body)
     assert body == json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
     assert isinstance(content, dict)

@@ -116,19 +116,26 @@ def test_every_piece_that_is_missing_or_too_much_is_told() -> None:
 
 def test_another_version_is_told_from_damage() -> None:
     data = encode(STATE)
-    head, _, body = data.partition(b"\n")
-    magic, _, checksum = head.split(b" ")
-    newer = b"%s %d %s\n%s" % (magic, FORMAT_VERSION + 1, checksum, body)
+    newer = written(data.partition(b"\n")[2].decode().rstrip(), FORMAT_VERSION + 1)
     with pytest.raises(
         FormatVersionError, match=rf"version {FORMAT_VERSION + 1}; this .* version {FORMAT_VERSION}$"
     ):
         decode(newer, "x")
 
 
-def written(document: Any) -> bytes:
+def test_a_damaged_version_is_no_other_version() -> None:
+    data = encode(STATE)
+    at = len(b"pystream-group ")
+    for bit in range(8):
+        with pytest.raises(CorruptLogError, match="checksum differs"):
+            decode(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :], "x")
+
+
+def written(document: Any, version: int = FORMAT_VERSION) -> bytes:
     """With a checksum that fits."""
     body = (document if isinstance(document, str) else json.dumps(document)).encode() + b"\n"
-    return f"pystream-group {FORMAT_VERSION} {xxh3_hex(body)}\n".encode() + body
+    checksum = xxh3_hex(f"{version}\n".encode() + body)
+    return f"pystream-group {version} {checksum}\n".encode() + body
 
 
 def sound() -> dict[str, Any]:

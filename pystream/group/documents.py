@@ -1,6 +1,7 @@
 """The state of a consumer group, and the one form in which it is written down.
 
-A document is a line that says what it is and gives the xxh3 of the rest, and one line of JSON. Whatever
+A document is a line that says what it is, in which version, and gives the xxh3 of the version and of the one
+line of JSON that follows. Whatever
 differs from what was written is told by the checksum, and never taken for a state.
 """
 
@@ -19,7 +20,7 @@ from pystream.errors import CorruptLogError, FormatVersionError
 Key: TypeAlias = tuple[str, int]
 """A partition: its topic's uuid (32 hexadecimal digits), and its number."""
 
-_MAGIC: Final = "pystream-group"
+_MAGIC: Final = b"pystream-group"
 
 
 class Committed(NamedTuple):
@@ -115,7 +116,13 @@ def encode(state: State) -> bytes:
         "committed": _rows(state.committed),
     }
     body = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
-    return f"{_MAGIC} {FORMAT_VERSION} {xxh3_hex(body)}\n".encode() + body
+    version = str(FORMAT_VERSION).encode()
+    return b" ".join((_MAGIC, version, _checksum(version, body))) + b"\n" + body
+
+
+def _checksum(version: bytes, body: bytes) -> bytes:
+    """Of every version the same, so that a version that is not known is told from a damaged one."""
+    return xxh3_hex(version + b"\n" + body).encode()
 
 
 def _rows(entries: Mapping[Key, tuple[Any, ...]]) -> list[list[Any]]:
@@ -131,7 +138,7 @@ def decode(data: bytes, path: str) -> State:
     """
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
-    if len(words) != 3 or words[0] != _MAGIC.encode() or words[2].decode("latin-1") != xxh3_hex(body):
+    if len(words) != 3 or words[0] != _MAGIC or words[2] != _checksum(words[1], body):
         raise CorruptLogError(f"{path}: damaged: not what was written there (checksum differs)", path=path)
     if words[1] != str(FORMAT_VERSION).encode():
         raise FormatVersionError(

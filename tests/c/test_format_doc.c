@@ -91,6 +91,7 @@ static void test_a_control_page_is_as_the_text_says(void) {
   memset(identity.boot_id, 0xb0, sizeof identity.boot_id);
   CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_BLANK);
   memcpy(page, "PSGROUP1", 8);
+  CHECK_EQ(ps_control_check(page, &identity), PS_CONTROL_DAMAGED); /* cut there: no version is 0 */
   ps_store_u32(page + 8, 1);
   ps_store_u64(page + 16, 7);
   ps_store_u64(page + 24, 8);
