@@ -4,14 +4,22 @@
 # make mutations               the library broken on purpose, in copies: the stress has to notice each time
 # make campaign TEST=power TIME=1h   tests of durability, counted in tests/campaign/ledger.jsonl; no TEST: all
 # make fuzz TIME=8h TARGET=frame   every decoder fuzzed, or this one, by clang's libFuzzer with sanitizers
+# make soak TIME=10m   writers at full speed through a topic of bounded size, with an eye on the disk
 # make docs      the documentation, into site/; a warning is an error
 # make wheels    the source distribution and a wheel for each CPython found, into dist/, tried without liblz4
 # make lint      the linters and type checkers;  make format  puts right what they can
+# make rivals    what others make, for make bench to measure: Python packages, servers and jars; none is started
+# make bench BENCH=--quick     pystream beside floors and rivals, in turn, into bench/results/compare.md; the short form
 # make bench-micro NAME=mine   figures beside their floors, into bench/results/mine.md
 # make bench-pipes             lines through produce and consume beside cat, into bench/results/pipes.md
 # make bench-transfer          ingest and export beside pyarrow, into bench/results/transfer.md
 # make bench-groups            hand-over between members of a group, into bench/results/groups.md
+# make bench-compaction        compaction beside reading and writing the same bytes once, into bench/results/compaction.md
 # make bench-recovery          opening after a crash, the loss bound, group commit, backups, into bench/results/recovery.md
+# make bench-growth            cost against size, and memory while streaming, into bench/results/growth.md and .png
+# make bench-scale             10,000 partitions and 100,000 segments: time, memory, maps, into bench/results/scale.md
+# make bench-busy              the main paths beside a busy Python thread, into bench/results/busy.md
+# make instructions CHECK=1    instructions of the main paths, against those recorded; WRITE=1 records them
 # make clean     removes all that these made
 PYTHON ?= python3
 export PYTHON
@@ -21,13 +29,13 @@ TIME ?= 5m
 TEST ?= all
 
 BIN := .venv/bin
-C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] tests/faults/*.[ch] tests/fuzz/*.[ch] bench/floors/*.[ch])
+C_FILES = $(wildcard csrc/*.[ch] tests/c/*.[ch] tests/faults/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/floors/*.[ch])
 STUBTEST = pystream._native --mypy-config-file pyproject.toml --ignore-disjoint-bases \
 	--allowlist tools/stubtest-allow.txt --ignore-unused-allowlist
 PY_FILES = pystream tests bench docs examples tools setup.py
 SH_FILES = tools/*.sh .ci/run
 
-.PHONY: all demo test stress mutations fuzz campaign docs wheels lint format bench-micro bench-pipes bench-transfer bench-groups bench-recovery clean help
+.PHONY: all demo test stress mutations fuzz campaign soak docs wheels lint format rivals bench bench-micro bench-pipes bench-transfer bench-groups bench-recovery bench-compaction bench-growth bench-scale bench-busy instructions clean help
 
 all: test
 
@@ -55,6 +63,10 @@ fuzz:
 	@tools/setup.sh test
 	$(BIN)/python -m tests.fuzz --seconds $(TIME) $(if $(TARGET),--target $(TARGET)) $(FUZZ)
 
+soak:
+	@tools/setup.sh test
+	$(BIN)/python -m tests.soak --seconds $(TIME) $(SOAK)
+
 docs:
 	@tools/setup.sh docs
 	$(BIN)/python -m mkdocs build --strict --quiet
@@ -80,6 +92,14 @@ format:
 	$(BIN)/ruff format $(PY_FILES)
 	clang-format -i $(C_FILES)
 
+rivals:
+	@tools/setup.sh test
+	@tools/rivals.sh
+
+bench:
+	@tools/setup.sh test
+	$(BIN)/python bench/compare.py $(BENCH)
+
 bench-micro:
 	@tools/setup.sh test
 	@mkdir -p bench/results
@@ -87,10 +107,14 @@ bench-micro:
 		--benchmark-json=bench/results/$(NAME).json $(PYTEST)
 	@$(BIN)/python bench/table.py bench/results/$(NAME).json
 
-bench-pipes bench-transfer bench-groups bench-recovery: bench-%:
+bench-pipes bench-transfer bench-groups bench-recovery bench-compaction bench-growth bench-scale bench-busy: bench-%:
 	@tools/setup.sh test
 	@mkdir -p bench/results
 	$(BIN)/python bench/$*.py $(BENCH)
+
+instructions:
+	@tools/setup.sh test
+	$(BIN)/python bench/instructions.py $(if $(CHECK),--check) $(if $(WRITE),--write) $(INSTRUCTIONS)
 
 clean:
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

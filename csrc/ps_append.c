@@ -56,11 +56,12 @@ ps_status ps_log_open_active(ps_log *log, int64_t base_offset, ps_error *err) {
   if (status == PS_OK) {
     ps_error ignored; /* the index is derived: without it appends go on, reads are slower */
     pthread_mutex_lock(&log->table_mutex);
-    (void)ps_index_open(log->env, log->dir, segment, true, segment->pwrite_only,
-                        log->options.index_interval_bytes, &ignored);
+    (void)ps_index_open(log->env, log->dir, segment, true, segment->pwrite_only, ps_log_index_interval(log),
+                        &ignored);
     pthread_mutex_unlock(&log->table_mutex);
     log->active = segment;
     __atomic_store_n(&log->active_unprepared, true, __ATOMIC_RELEASE);
+    ps_log_begin_due(log, segment->capacity);
   }
   ps_segment_unref(segment); /* the table's reference keeps it */
   return status;
@@ -89,6 +90,10 @@ static ps_status ask_space(ps_log *log, int fd, uint64_t needed, uint64_t *wante
            "; appends go on by themselves at %" PRId64,
            available, reserve->min_free_bytes, resume + (int64_t)needed);
   return ps_fail_errno(err, ENOSPC, path, what);
+}
+
+ps_status ps_log_ask_space(ps_log *log, int fd, uint64_t bytes, const char *path, ps_error *err) {
+  return ask_space(log, fd, bytes, &bytes, path, err);
 }
 
 static bool stores_by_call(const ps_segment *segment, uint64_t bytes) {
@@ -158,21 +163,21 @@ ps_status ps_log_create_file(ps_log *log, const char *path, uint64_t bytes, int 
 }
 
 /* Use the file the helper thread made ready, if there is one that is not too large; else make one. */
-static ps_status take_file(ps_log *log, char path[512], int *out, ps_error *err) {
+static ps_status take_file(ps_log *log, uint32_t bytes, char path[512], int *out, ps_error *err) {
   struct stat st;
   ps_log_path(log, PS_NEXT_NAME, path);
   int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDWR, 0);
   if (fd >= 0) {
-    if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size <= log->options.segment_bytes) {
+    if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size <= bytes) {
       *out = fd;
       return PS_OK;
     }
     ps_os_close(fd);
+    (void)ps_os_unlink(log->env, AT_FDCWD, path); /* segments were larger when it was made */
   }
   char name[64];
   snprintf(name, sizeof name, "new.%d.tmp", (int)getpid());
   ps_log_path(log, name, path);
-  uint32_t bytes = log->options.segment_bytes;
   return ps_log_create_file(log, path, bytes < PS_RESERVE_BYTES_MIN ? bytes : PS_RESERVE_BYTES_MIN, out, err);
 }
 
@@ -201,6 +206,11 @@ static ps_status set_aside(ps_log *log, const char *path, int32_t leader_epoch, 
 
 ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader_epoch, bool durable,
                                 ps_error *err) {
+  return ps_log_create_segment_for(log, 0, base_offset, leader_epoch, durable, err);
+}
+
+ps_status ps_log_create_segment_for(ps_log *log, uint32_t frame_bytes, int64_t base_offset,
+                                    int32_t leader_epoch, bool durable, ps_error *err) {
   char name[PS_SEGMENT_NAME_BYTES], path[512], temporary[512];
   ps_segment_name(base_offset, name);
   ps_log_path(log, name, path);
@@ -208,13 +218,16 @@ ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader
   ps_status status = set_aside(log, path, leader_epoch, &reuse, err);
   if (status != PS_OK || reuse) return status;
   int fd;
-  status = take_file(log, temporary, &fd, err);
+  uint32_t capacity = ps_log_segment_bytes(log);
+  if (frame_bytes > PS_FRAME_BYTES_MAX(capacity))
+    capacity = (uint32_t)ps_align_up(frame_bytes + PS_SEGMENT_HEADER_BYTES + PS_SEAL_BYTES, 4096);
+  status = take_file(log, capacity, temporary, &fd, err);
   if (status != PS_OK) return status;
   ps_segment_info info = {.base_offset = base_offset,
                           .salt = ps_os_random_u64(),
                           .leader_epoch = leader_epoch,
                           .partition = log->options.partition,
-                          .capacity = log->options.segment_bytes,
+                          .capacity = capacity,
                           .created_ns = ps_os_now_ns()};
   memcpy(info.topic_uuid, log->options.topic_uuid, 16);
   uint8_t header[PS_SEGMENT_HEADER_BYTES];
@@ -230,8 +243,7 @@ ps_status ps_log_create_segment(ps_log *log, int64_t base_offset, int32_t leader
   return ps_fail_errno(err, -rc, path, "creating a segment");
 }
 
-ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err) {
-  ps_segment *old = log->active;
+static ps_status roll_over(ps_log *log, ps_segment *old, ps_slot *slot, uint32_t frame_bytes, ps_error *err) {
   ps_status status = ps_log_check_place(log, err);
   if (status != PS_OK) return status;
   uint8_t seal_bytes[PS_SEAL_BYTES];
@@ -250,7 +262,7 @@ ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err) {
     ps_log_close_clean(log, log->active);
     pthread_mutex_unlock(&log->sync_mutex);
   }
-  status = ps_log_create_segment(log, slot->log_end, slot->leader_epoch, false, err);
+  status = ps_log_create_segment_for(log, frame_bytes, slot->log_end, slot->leader_epoch, false, err);
   if (status != PS_OK) return status;
   PS_POINT(log->env, "roll.created");
   status = ps_log_open_active(log, slot->log_end, err);
@@ -273,7 +285,19 @@ ps_status ps_log_roll(ps_log *log, ps_slot *slot, ps_error *err) {
     __atomic_store_n(&old->readable, used, __ATOMIC_RELAXED);
   PS_POINT(log->env, "roll.cut");
   ps_log_count(&log->rolls, 1);
+  if (log->options.reserve) {
+    __atomic_fetch_add(&log->options.reserve->rolls, 1, __ATOMIC_RELEASE);
+    ps_os_futex_wake_all(&log->options.reserve->rolls);
+  }
   return PS_OK;
+}
+
+ps_status ps_log_roll(ps_log *log, ps_slot *slot, uint32_t frame_bytes, ps_error *err) {
+  ps_segment *old = log->active;
+  ps_segment_ref(old); /* once it is not the active one, retention may take it out of the table */
+  ps_status status = roll_over(log, old, slot, frame_bytes, err);
+  ps_segment_unref(old);
+  return status;
 }
 
 void ps_log_publish(ps_log *log, ps_slot *slot) {
@@ -281,7 +305,7 @@ void ps_log_publish(ps_log *log, ps_slot *slot) {
   ps_head_write_slot(log->head, slot);
   PS_POINT(log->env, "append.log_end");
   ps_release_i64(log->head + PS_HEAD_LOG_END_OFF, slot->log_end);
-  if (log->options.durability == PS_DURABILITY_SYNC) return; /* the sync that covers it moves the watermark */
+  if (ps_log_durability(log) == PS_DURABILITY_SYNC) return; /* the sync that covers it moves the watermark */
   ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, slot->log_end);
   PS_POINT(log->env, "append.published");
   ps_log_signal(log);
@@ -357,7 +381,8 @@ static ps_status write_frame(ps_log *log, const ps_slot *slot, ps_prepared *batc
   meta->base_offset = slot->log_end;
   meta->leader_epoch = slot->leader_epoch;
   meta->durable_offset = ps_head_durable(log->head);
-  if (log->options.log_append_time) {
+  if (meta->attributes & PS_ATTR_LOG_APPEND_TIME ||
+      (ps_log_stamps(log) && meta->attributes & PS_ATTR_TIMESTAMPS_EQUAL)) {
     meta->first_timestamp = meta->max_timestamp = ps_os_now_ns();
     meta->attributes |= PS_ATTR_LOG_APPEND_TIME;
   }
@@ -393,12 +418,8 @@ static ps_status begin(ps_log *log, ps_slot *slot, ps_error *err) {
   ps_status status = ps_log_check(log, err);
   if (status != PS_OK) return status;
   uint8_t *head = log->head;
-  if (log->options.io == PS_IO_PWRITE) {
-    /* Where maps may meet a full disk, have the page backed before it is stored to. */
-    int rc = ps_os_populate_write(head, PS_HEAD_BYTES);
-    if (rc < 0 && rc != -EINVAL && rc != -EAGAIN)
-      return ps_fail_errno(err, rc == -EFAULT ? ENOSPC : -rc, log->dir, "reserving the head page");
-  }
+  status = ps_log_back_head(log, err);
+  if (status != PS_OK) return status;
   if (!ps_head_read_slot(head, slot))
     return ps_fail_corrupt(err, log->dir, -1, -1, -1,
                            "both log-end slots of the head are damaged; reopen the store");
@@ -425,6 +446,21 @@ static bool unmake_frame(ps_log *log, const ps_slot *slot) {
   return ps_log_store(log, slot->position, &piece, 1, NULL) == PS_OK;
 }
 
+/* The active segment is empty, and too small for what comes, as segments are larger by now: it cannot be
+ * sealed as it is, for the next one would have its name. One offset is passed over. */
+static ps_status pass_over(ps_log *log, ps_slot *slot, ps_error *err) {
+  ps_prepared empty;
+  ps_frame_prepare_empty(1, &empty);
+  ps_status status = write_frame(log, slot, &empty, err);
+  if (status != PS_OK) {
+    (void)unmake_frame(log, slot);
+    return status;
+  }
+  advance(slot, &empty.meta);
+  ps_log_publish(log, slot);
+  return PS_OK;
+}
+
 static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_offset, ps_error *err) {
   ps_slot slot;
   ps_status status = begin(log, &slot, err);
@@ -433,11 +469,14 @@ static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_of
   uint64_t storing = PS_SEAL_BYTES;
   bool roll;
   status = must_roll(log, &slot, batch->meta.frame_bytes, &roll, err);
-  if (status == PS_OK && roll) {
-    status = ps_log_roll(log, &slot, err);
+  while (status == PS_OK && roll) {
+    if (slot.position == PS_SEGMENT_HEADER_BYTES) status = pass_over(log, &slot, err);
+    if (status == PS_OK) status = ps_log_roll(log, &slot, batch->meta.frame_bytes, err);
     if (status != PS_OK) { /* it may have sealed: whoever knew the place to be clear looks again */
       slot.sequence++;
       ps_head_write_slot(log->head, &slot);
+    } else {
+      status = must_roll(log, &slot, batch->meta.frame_bytes, &roll, err);
     }
   }
   if (status == PS_OK) {
@@ -452,6 +491,8 @@ static ps_status append_locked(ps_log *log, ps_prepared *batch, int64_t *base_of
     __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE);
     ps_log_publish(log, &slot);
     log->clear_sequence = slot.sequence;
+    if (PS_UNLIKELY(slot.position >= (__atomic_load_n(&log->due_at, __ATOMIC_RELAXED) & PS_DUE_POSITION)))
+      ps_log_ring_due(log, slot.position);
     __atomic_store_n(&log->active->dirty_end, slot.log_end, __ATOMIC_RELEASE);
     ps_index_add(log->env, log->active, *base_offset, position, max_before);
     PS_POINT(log->env, "append.indexed");
@@ -476,15 +517,34 @@ ps_status ps_log_settle(ps_log *log, ps_error *err) {
   return status;
 }
 
+ps_status ps_log_roll_now(ps_log *log, int64_t segment, int64_t timeout_ns, ps_error *err) {
+  ps_slot slot;
+  ps_status status = ps_log_lock_append(log, timeout_ns, err);
+  if (status != PS_OK) return status;
+  status = begin(log, &slot, err);
+  if (status == PS_OK) {
+    uint64_t state = ps_acquire_u64(log->head + PS_HEAD_STATE_OFF);
+    bool wanted = slot.segment == segment && slot.log_end > slot.segment;
+    if (wanted) status = ps_log_roll(log, &slot, 0, err);
+    if (status != PS_OK) { /* as in append_locked */
+      slot.sequence++;
+      ps_head_write_slot(log->head, &slot);
+    }
+    bool torn = status != PS_OK && log->active && stores_by_call(log->active, PS_SEAL_BYTES);
+    if (!torn) ps_release_u64(log->head + PS_HEAD_STATE_OFF, state + 1);
+  }
+  ps_log_unlock_append(log);
+  return ps_log_explain(log, status, err);
+}
+
 ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset,
                         ps_error *err) {
   ps_status status = ps_log_check_writable(log, err);
   if (status != PS_OK) return status;
-  if (batch->meta.frame_bytes > ps_log_frame_bytes_max(log))
+  /* Who made it went by the limits of then. */
+  if (batch->meta.frame_bytes >
+      PS_FRAME_BYTES_MAX(__atomic_load_n(&log->segment_bytes_max, __ATOMIC_RELAXED)))
     return ps_fail(err, PS_TOO_LARGE, log->dir, "the batch does not fit a segment");
-  if (log->options.log_append_time && !(batch->meta.attributes & PS_ATTR_TIMESTAMPS_EQUAL))
-    return ps_fail(err, PS_INVALID, log->dir,
-                   "a topic with append timestamps takes no timestamps of its own");
   status = ps_log_lock_append(log, timeout_ns, err);
   if (status != PS_OK) return status;
   status = append_locked(log, batch, base_offset, err);
@@ -493,7 +553,10 @@ ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int
   ps_log_count(&log->appends, 1);
   ps_log_count(&log->appended_records, batch->meta.record_count);
   ps_log_count(&log->appended_bytes, batch->meta.frame_bytes);
-  if (log->options.durability == PS_DURABILITY_SYNC)
-    status = ps_log_sync_to(log, ps_frame_next_offset(&batch->meta), err);
+  int64_t end = ps_frame_next_offset(&batch->meta);
+  if (ps_log_durability(log) == PS_DURABILITY_SYNC)
+    status = ps_log_sync_to(log, end, err);
+  else if (PS_UNLIKELY(ps_head_watermark(log->head) < end)) /* no longer a sync topic since it was stored */
+    if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, end)) ps_log_signal(log);
   return status;
 }

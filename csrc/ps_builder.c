@@ -57,6 +57,16 @@ void ps_builder_free(ps_builder *b) {
   free(b);
 }
 
+void ps_builder_limit(ps_builder *b, uint32_t bytes_max, uint32_t frame_bytes_max) {
+  bytes_max = clamp_u32(bytes_max, 1, frame_bytes_max);
+  if (PS_LIKELY(b->bytes_max == bytes_max && b->frame_bytes_max == frame_bytes_max)) return;
+  PS_ASSERT(b->count == 0);
+  columns_free(b);
+  b->bytes_max = bytes_max;
+  b->frame_bytes_max = frame_bytes_max;
+  b->base_capacity = b->capacity = clamp_u32(bytes_max, PS_BUILDER_CAPACITY_MIN, UINT32_MAX);
+}
+
 static void column_reset(ps_column_buffer *c) {
   c->bytes = 0;
   c->has_nulls = false;

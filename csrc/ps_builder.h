@@ -59,7 +59,7 @@ typedef struct ps_builder {
   uint32_t header_count;
   ps_column_buffer header_keys;
   ps_column_buffer header_values;
-  uint32_t frame_bytes_max; /* what the segment takes */
+  uint32_t frame_bytes_max; /* what a frame may have */
   uint32_t capacity;        /* `bytes` the columns are made for */
   uint32_t base_capacity;
   /* For whoever queues it. */
@@ -82,6 +82,8 @@ typedef struct ps_builder {
 ps_builder *ps_builder_new(int32_t value_width, int32_t key_width, uint32_t bytes_max, uint32_t count_max,
                            uint32_t frame_bytes_max);
 void ps_builder_free(ps_builder *builder);
+/* Other limits, as for ps_builder_new, of a builder that is empty. */
+void ps_builder_limit(ps_builder *builder, uint32_t bytes_max, uint32_t frame_bytes_max);
 /* Empty it for the next batch; gives back what an oversized record had made it grow to. */
 void ps_builder_reset(ps_builder *builder);
 /* Add one record, whole or not at all. PS_END: no room, and the builder holds records already.

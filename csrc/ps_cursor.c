@@ -2,7 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "ps_log_internal.h"
@@ -29,20 +29,6 @@ static ps_status frame_here(ps_log *log, const ps_cursor *cursor, ps_frame_meta 
   if (status == PS_VERSION) return status;
   if (status != PS_OK || meta->base_offset != cursor->next_offset) return PS_END;
   return ps_segment_backed(log->env, segment, position + meta->frame_bytes) ? PS_OK : PS_END;
-}
-
-/* No frame at the cursor though records follow: the segment must end here, and the next begin. */
-static ps_status next_segment(ps_log *log, ps_cursor *cursor, ps_error *err) {
-  ps_segment *segment = cursor->segment, *next;
-  ps_status status = PS_NOT_FOUND;
-  if (cursor->next_offset != segment->base_offset) status = ps_table_at(log, cursor->next_offset, &next, err);
-  if (status == PS_OK) {
-    place(cursor, next, PS_SEGMENT_HEADER_BYTES, cursor->next_offset);
-    return PS_OK;
-  }
-  if (status != PS_NOT_FOUND) return status;
-  return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position,
-                         cursor->next_offset, "no sound frame where one must be");
 }
 
 ps_status ps_log_fail_newer(const ps_segment *segment, uint64_t position, int64_t offset, ps_error *err) {
@@ -72,13 +58,84 @@ static void start_in_segment(ps_log *log, ps_segment *segment, const ps_index_en
   place(cursor, segment, PS_SEGMENT_HEADER_BYTES, segment->base_offset);
 }
 
+/* The frame that holds `offset`, or the end of what is sound, from a cursor at or before it in its segment.
+ */
+static void walk_to(ps_log *log, ps_cursor *at, int64_t offset) {
+  ps_frame_meta meta;
+  while (at->next_offset < offset && frame_here(log, at, &meta) == PS_OK &&
+         ps_frame_next_offset(&meta) <= offset) {
+    at->position += meta.frame_bytes;
+    at->next_offset = ps_frame_next_offset(&meta);
+  }
+}
+
+static bool is_same_file(const ps_segment *a, const ps_segment *b) {
+  return a->inode == b->inode && a->device == b->device && a->salt == b->salt;
+}
+
+/* No frame at the cursor though records follow: the segment must end here, and the next begin. Or its file
+ * was replaced, or the next one's merged into another, since they were opened: then that has the offset, if
+ * perhaps in a frame that begins below it. */
+static ps_status next_segment(ps_log *log, ps_cursor *cursor, ps_error *err) {
+  ps_segment *segment = cursor->segment, *next;
+  int64_t offset = cursor->next_offset;
+  ps_status status = PS_NOT_FOUND;
+  ps_table_trim(log); /* who reads on lets go of what others have removed, though nobody maintains here */
+  if (offset != segment->base_offset) status = ps_table_at(log, offset, &next, err);
+  if (status == PS_OK) {
+    place(cursor, next, PS_SEGMENT_HEADER_BYTES, offset);
+    return PS_OK;
+  }
+  if (status != PS_NOT_FOUND) return status;
+  ps_table_doubt(log);
+  status = ps_table_holding(log, offset, &next, err);
+  if (status != PS_OK) return status;
+  if (!is_same_file(next, segment)) {
+    ps_index_entry entry;
+    ps_cursor at = *cursor;
+    ps_frame_meta meta;
+    at.segment = NULL;
+    ps_table_index(log, next);
+    bool hit = ps_index_find_offset(next, offset, &entry);
+    start_in_segment(log, next, hit ? &entry : NULL, &at);
+    walk_to(log, &at, offset);
+    if (at.next_offset <= offset && frame_here(log, &at, &meta) == PS_OK) {
+      place(cursor, at.segment, at.position, at.next_offset);
+      return PS_OK;
+    }
+    ps_cursor_clear(&at);
+  } else {
+    ps_segment_unref(next);
+  }
+  return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position, offset,
+                         "no sound frame where one must be");
+}
+
+ps_status ps_log_fail_below(const ps_log *log, int64_t offset, ps_error *err) {
+  char what[160];
+  snprintf(what, sizeof what, "the offset is below the log start, which is %" PRId64 " by now",
+           ps_log_start_offset(log));
+  ps_fail(err, PS_OUT_OF_RANGE, log->dir, what);
+  if (err) err->offset = offset;
+  return PS_OUT_OF_RANGE;
+}
+
+/* What failed, failed perhaps because retention has taken `offset` away. */
+static ps_status explain(ps_log *log, int64_t offset, ps_status status, ps_error *err) {
+  if (PS_LIKELY(status != PS_CORRUPT && status != PS_OS_ERROR && status != PS_NOT_FOUND)) return status;
+  status = ps_log_explain(log, status, err);
+  if (status == PS_DELETED || status == PS_OS_ERROR) return status;
+  if (log->options.read_only) ps_view_refresh_now(log);
+  return offset < ps_log_start_offset(log) ? ps_log_fail_below(log, offset, err) : status;
+}
+
 ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_error *err) {
   ps_status status = ps_log_check(log, NULL);
   if (status != PS_OK && status != PS_POISONED) return ps_log_check(log, err); /* poisoned logs can be read */
   int64_t watermark = ps_log_high_watermark(log), start = ps_log_start_offset(log);
-  if (offset < start || offset > watermark) {
-    ps_fail(err, PS_OUT_OF_RANGE, log->dir,
-            offset < start ? "the offset is below the log start" : "the offset is beyond the log end");
+  if (offset < start) return ps_log_fail_below(log, offset, err);
+  if (offset > watermark) {
+    ps_fail(err, PS_OUT_OF_RANGE, log->dir, "the offset is beyond the log end");
     if (err) err->offset = offset;
     return PS_OUT_OF_RANGE;
   }
@@ -97,7 +154,9 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
     status = ps_table_holding(log, offset, &segment, err);
     if (status == PS_OK) {
       ps_index_entry entry;
-      bool hit = ps_index_find_offset(segment, offset, &entry);
+      bool inside = offset > segment->base_offset; /* else its index need not even be opened */
+      if (inside) ps_table_index(log, segment);
+      bool hit = inside && ps_index_find_offset(segment, offset, &entry);
       start_in_segment(log, segment, hit ? &entry : NULL, &at);
     }
   }
@@ -114,7 +173,7 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
   }
   if (status != PS_OK) {
     ps_cursor_clear(&at);
-    return ps_log_explain(log, status, err);
+    return explain(log, offset, status, err);
   }
   at.generation = cursor->generation;
   at.durable = cursor->durable;
@@ -123,7 +182,7 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
   return PS_OK;
 }
 
-/* Checksum of the body, and for a raw one the columns too: once per segment and process, then one bit. */
+/* Checksum of the body, and for a raw one the columns too: once per segment and process. */
 static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_error *err) {
   ps_segment *segment = cursor->segment;
   if (PS_LIKELY(ps_segment_is_verified(segment, cursor->position))) return PS_OK;
@@ -136,7 +195,7 @@ static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_e
   if (!sound)
     return ps_fail_corrupt(err, segment->path, segment->base_offset, (int64_t)cursor->position,
                            meta->base_offset, "a batch does not match its checksum");
-  ps_segment_set_verified(segment, cursor->position);
+  ps_segment_set_verified(segment, cursor->position, meta->frame_bytes);
   return PS_OK;
 }
 
@@ -152,20 +211,37 @@ static void leave_old_view(ps_log *log, ps_cursor *cursor) {
   cursor->generation = now;
 }
 
+/* A cursor that has lost its segment. The frame it stood at may begin below the log start, and end above. */
+static ps_status place_anew(ps_log *log, ps_cursor *cursor, ps_error *err) {
+  int64_t offset = cursor->next_offset, start = ps_log_start_offset(log);
+  if (PS_LIKELY(offset >= start)) return ps_cursor_seek(log, cursor, offset, err);
+  ps_status status = ps_cursor_seek(log, cursor, start, err);
+  if (status != PS_OK || cursor->next_offset <= offset) return status;
+  ps_segment_unref(cursor->segment);
+  cursor->segment = NULL;
+  cursor->next_offset = offset;
+  return ps_log_fail_below(log, offset, err);
+}
+
 ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps_error *err) {
   for (;;) {
-    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked) || ps_head_deleted(log->head)))
+    if (PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked) || ps_log_is_gone(log)))
       return ps_log_check(log, err);
     if (cursor->next_offset >= ps_log_readable_offset(log, cursor->durable)) return PS_END;
     if (PS_UNLIKELY(log->options.read_only)) leave_old_view(log, cursor);
     if (PS_UNLIKELY(!cursor->segment)) {
-      ps_status placed = ps_cursor_seek(log, cursor, cursor->next_offset, err);
+      ps_status placed = place_anew(log, cursor, err);
       if (placed != PS_OK) return placed;
     }
     ps_status status = frame_here(log, cursor, &view->meta);
-    if (PS_LIKELY(status == PS_OK)) break;
+    if (PS_LIKELY(status == PS_OK)) {
+      /* Its file may be there still, but nobody is to read what was deleted. */
+      if (PS_UNLIKELY(ps_frame_next_offset(&view->meta) <= ps_log_start_offset(log)))
+        return ps_log_fail_below(log, cursor->next_offset, err);
+      break;
+    }
     status = status == PS_VERSION ? newer_frame(cursor, err) : next_segment(log, cursor, err);
-    if (status != PS_OK) return ps_log_explain(log, status, err);
+    if (status != PS_OK) return explain(log, cursor->next_offset, status, err);
   }
   ps_status status = verify(cursor, &view->meta, err);
   if (status != PS_OK) return status;
@@ -213,37 +289,13 @@ static ps_status find_in_batch(const ps_frame_view *view, int64_t timestamp, int
   return status;
 }
 
-/* The seal at the end of a segment's file. Read by a call: the writer may be about to cut the file down to
- * it, and where the end has been, a load from the map would be a signal. */
-static bool read_seal(ps_log *log, const ps_segment *segment, ps_seal *seal) {
-  uint8_t bytes[PS_SEAL_BYTES];
-  struct stat st;
-  int fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
-  if (fd < 0) return false;
-  int rc = ps_os_stat_fd(log->env, fd, &st);
-  int64_t position = rc == 0 ? st.st_size - (int64_t)PS_SEAL_BYTES : -1;
-  bool whole = position >= 0 && ps_os_pread_all(log->env, fd, bytes, sizeof bytes, position) == 0;
-  ps_os_close(fd);
-  return whole && ps_seal_decode(bytes, sizeof bytes, segment->salt, (uint64_t)position, seal) == PS_OK;
-}
-
-/* True when the seal says that every record of a finished segment is older. */
-static bool all_older(ps_log *log, ps_segment *segment, int64_t timestamp) {
-  if (!__atomic_load_n(&segment->max_timestamp_known, __ATOMIC_ACQUIRE)) {
-    ps_seal seal;
-    if (!read_seal(log, segment, &seal)) return false;
-    segment->max_timestamp = seal.max_timestamp;
-    __atomic_store_n(&segment->max_timestamp_known, true, __ATOMIC_RELEASE);
-  }
-  return segment->max_timestamp < timestamp;
-}
-
 static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t timestamp, int64_t end,
                                  int64_t *offset, int64_t *found, ps_error *err) {
   ps_cursor at;
   ps_index_entry entry;
   ps_cursor_init(&at);
   /* What the index says of places beyond the end is from before a power failure. */
+  ps_table_index(log, segment);
   bool hit = ps_index_find_time(segment, timestamp, &entry) && entry.offset < end;
   ps_segment_ref(segment);
   start_in_segment(log, segment, hit ? &entry : NULL, &at);
@@ -252,9 +304,10 @@ static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t times
   while (status == PS_END && at.next_offset < end) {
     ps_frame_view view;
     ps_status here = frame_here(log, &at, &view.meta);
-    if (here == PS_OK && view.meta.max_timestamp < timestamp) { /* not in here: pass by without a look */
-      at.position += view.meta.frame_bytes;
-      at.next_offset = ps_frame_next_offset(&view.meta);
+    int64_t next = here == PS_OK ? ps_frame_next_offset(&view.meta) : 0;
+    if (here == PS_OK && (view.meta.max_timestamp < timestamp || next <= from)) {
+      at.position += view.meta.frame_bytes; /* not in here, or below the log start: pass by without a look */
+      at.next_offset = next;
       continue;
     }
     here = ps_cursor_next(log, &at, &view, err);
@@ -268,24 +321,46 @@ static ps_status find_in_segment(ps_log *log, ps_segment *segment, int64_t times
   return status;
 }
 
-ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err) {
+/* *again: a segment was removed or merged meanwhile. */
+static ps_status find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, bool *again,
+                           ps_error *err) {
   /* First: where the log is read_only, it may have the table read anew. */
   int64_t *bases, watermark = ps_log_high_watermark(log);
   size_t count;
+  *again = false;
   ps_status status = ps_table_refresh(log, err);
-  if (status != PS_OK) return ps_log_explain(log, status, err);
+  if (status != PS_OK) return status;
   status = ps_table_bases(log, &bases, &count, err);
   if (status != PS_OK) return status;
   status = PS_END;
   for (size_t i = 0; i < count && status == PS_END && bases[i] < watermark; i++) {
     ps_segment *segment;
-    int64_t end = i + 1 < count && bases[i + 1] < watermark ? bases[i + 1] : watermark;
+    ps_facts facts;
+    bool last = i + 1 == count;
+    if (!last && bases[i + 1] <= ps_log_start_offset(log)) continue;
+    int64_t end = !last && bases[i + 1] < watermark ? bases[i + 1] : watermark;
+    if (!last && ps_table_facts(log, bases[i], &facts, NULL) == PS_OK && facts.max_timestamp < timestamp)
+      continue;
     status = ps_table_at(log, bases[i], &segment, err);
+    *again = status == PS_NOT_FOUND;
     if (status != PS_OK) break;
-    bool skip = i + 1 < count && all_older(log, segment, timestamp);
-    status = skip ? PS_END : find_in_segment(log, segment, timestamp, end, offset, found, err);
+    status = find_in_segment(log, segment, timestamp, end, offset, found, err);
+    *again = status == PS_OUT_OF_RANGE; /* it was taken away while it was looked through */
     ps_segment_unref(segment);
   }
   free(bases);
+  return status;
+}
+
+/* How often files may go while a moment is looked for, before that is taken for an error. */
+#define FIND_TIME_TRIES 16
+
+ps_status ps_log_find_time(ps_log *log, int64_t timestamp, int64_t *offset, int64_t *found, ps_error *err) {
+  ps_status status = PS_NOT_FOUND;
+  bool again = true;
+  for (int i = 0; again && i < FIND_TIME_TRIES; i++) {
+    if (i) ps_table_doubt(log);
+    status = find_time(log, timestamp, offset, found, &again, err);
+  }
   return ps_log_explain(log, status, err);
 }

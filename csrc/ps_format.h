@@ -171,8 +171,16 @@
 #define PS_HEAD_POISON_OFF (PS_HEAD_INCARNATION_OFF + 8u)        /* u64, 0 = sound, else errno | tag */
 #define PS_HEAD_DELETED_OFF (PS_HEAD_POISON_OFF + 8u)            /* u64, PS_HEAD_DELETED_MAGIC = deleted */
 #define PS_HEAD_LOG_START_OFF (PS_HEAD_DELETED_OFF + 8u)         /* i64 */
-#define PS_HEAD_LOG_START_CHECK_OFF (PS_HEAD_LOG_START_OFF + 8u) /* u64, ~log start */
+#define PS_HEAD_LOG_START_CHECK_OFF (PS_HEAD_LOG_START_OFF + 8u) /* u64, ~(log start * factor) */
 #define PS_HEAD_BOOT_ID_OFF (PS_HEAD_LOG_START_CHECK_OFF + 8u)   /* 16 bytes */
+#define PS_HEAD_FILES_OFF (PS_HEAD_BOOT_ID_OFF + 16u)        /* u64, moves when segments go or are swapped */
+#define PS_HEAD_MOVES_OFF (PS_HEAD_FILES_OFF + 8u)           /* u64, moves when the topic is renamed */
+#define PS_HEAD_CLEANED_OFF (PS_HEAD_MOVES_OFF + 8u)         /* i64, first offset not yet compacted */
+#define PS_HEAD_CLEANED_CHECK_OFF (PS_HEAD_CLEANED_OFF + 8u) /* u64, ~cleaned */
+#define PS_HEAD_HORIZON_OFF (PS_HEAD_CLEANED_CHECK_OFF + 8u) /* i64 ns, 0 = none: a tombstone may go then */
+/* The log start once more: the two are written in turn, the sound one that is higher counts. */
+#define PS_HEAD_LOG_START2_OFF (PS_HEAD_HORIZON_OFF + 8u)          /* i64 */
+#define PS_HEAD_LOG_START2_CHECK_OFF (PS_HEAD_LOG_START2_OFF + 8u) /* u64 */
 #define PS_HEAD_SLOT0_OFF (3u * PS_HEAD_LINE)
 #define PS_HEAD_SLOT1_OFF (4u * PS_HEAD_LINE)
 #define PS_HEAD_WATERMARK_OFF (5u * PS_HEAD_LINE)            /* i64, what readers may see ends here */
@@ -212,10 +220,11 @@ _Static_assert(PS_HEAD_DURABLE_FACTOR *PS_HEAD_DURABLE_INVERSE == 1, "modulo 2^6
 #define PS_LIVE_BOOT_ID_OFF (PS_LIVE_INCARNATION_OFF + 8u) /* 16 bytes, a hint for people */
 #define PS_LIVE_CHECKSUM_OFF (PS_LIVE_BOOT_ID_OFF + 16u)   /* u64 xxh3 of all bytes before it */
 #define PS_LIVE_BYTES 40u
-/* Byte ranges of the live file that are locked, never read: presence (shared by every opener) and
- * gate (held while presence is being tested). */
+/* Byte ranges of the live file that are locked, never read: presence (shared by every opener), gate (held
+ * while presence is being tested) and claim (held by whoever tends the whole store). */
 #define PS_LIVE_LOCK_PRESENCE 4096
 #define PS_LIVE_LOCK_GATE 4097
+#define PS_LIVE_LOCK_CLAIM 4098
 
 /* ---- groups/GROUP/control: what the members of a consumer group share --------------------------- */
 #define PS_CONTROL_MAGIC 0x3150554f52475350ull                   /* "PSGROUP1" */
@@ -283,7 +292,9 @@ _Static_assert(PS_INDEX_ENTRY_CHECKSUM_OFF + 8u == PS_INDEX_ENTRY_BYTES, "index 
 _Static_assert(PS_EPOCH_CHECKSUM_OFF + 8u == PS_EPOCH_ENTRY_BYTES, "epoch entry size");
 _Static_assert(PS_SLOT_CHECKSUM_OFF + 8u == PS_SLOT_BYTES && PS_SLOT_BYTES <= PS_HEAD_LINE, "slot");
 _Static_assert(PS_HEAD_IDENTITY_CHECKSUM_OFF + 8u <= PS_HEAD_STATE_OFF, "identity line");
-_Static_assert(PS_HEAD_BOOT_ID_OFF + 16u <= PS_HEAD_SLOT0_OFF, "cold line");
+_Static_assert(PS_HEAD_HORIZON_OFF + 8u <= PS_HEAD_LOG_START2_OFF &&
+                   PS_HEAD_LOG_START2_CHECK_OFF + 8u <= PS_HEAD_SLOT0_OFF,
+               "cold line");
 _Static_assert(PS_HEAD_WAITERS_OFF + PS_HEAD_LINE <= PS_HEAD_BYTES, "head page");
 _Static_assert(PS_LIVE_CHECKSUM_OFF + 8u == PS_LIVE_BYTES, "live file");
 _Static_assert(PS_CONTROL_CHECKSUM_OFF + 8u <= PS_CONTROL_STATE_OFF, "control identity line");

@@ -19,6 +19,7 @@ static int reserve(const ps_env *env, int fd, int64_t bytes) {
   struct stat st;
   int rc = ps_os_stat_fd(env, fd, &st);
   if (rc < 0 || st.st_size >= bytes) return rc;
+  ps_os_keep_in_place(fd);
   rc = ps_os_allocate(env, fd, bytes); /* longer, never shorter: other maps stay whole */
   for (int64_t at = st.st_size; rc == -EOPNOTSUPP && at < bytes; at += (int64_t)sizeof zero) {
     int64_t n = bytes - at < (int64_t)sizeof zero ? bytes - at : (int64_t)sizeof zero;

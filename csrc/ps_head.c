@@ -65,15 +65,58 @@ void ps_head_write_slot(uint8_t *head, const ps_slot *slot) {
   ps_relaxed_copy_in(head + (slot->sequence & 1 ? PS_HEAD_SLOT1_OFF : PS_HEAD_SLOT0_OFF), p, sizeof p);
 }
 
-int64_t ps_head_log_start(const uint8_t *head) {
-  int64_t start = ps_acquire_i64(head + PS_HEAD_LOG_START_OFF);
-  uint64_t check = ps_acquire_u64(head + PS_HEAD_LOG_START_CHECK_OFF);
-  return check == ~(uint64_t)start && start >= 0 ? start : -1;
+/* Inverted, so that zeros do not fit one another. */
+static uint64_t start_check(int64_t offset) { return ~((uint64_t)offset * PS_HEAD_DURABLE_FACTOR); }
+
+static int64_t load_start(const uint8_t *head, uint32_t at, uint32_t check_at) {
+  int64_t start = ps_acquire_i64(head + at);
+  return ps_acquire_u64(head + check_at) == start_check(start) && start >= 0 ? start : -1;
+}
+
+static void store_start(uint8_t *head, uint32_t at, uint32_t check_at, int64_t offset) {
+  ps_release_i64(head + at, offset);
+  ps_release_u64(head + check_at, start_check(offset));
+}
+
+/* Only a reader that was kept from running while the one and then the other was written finds neither. */
+#define LOG_START_LOOKS 4
+
+int64_t ps_head_log_start_within(const uint8_t *head, int64_t most) {
+  for (int i = 0; i < LOG_START_LOOKS; i++) {
+    int64_t one = load_start(head, PS_HEAD_LOG_START_OFF, PS_HEAD_LOG_START_CHECK_OFF);
+    int64_t two = load_start(head, PS_HEAD_LOG_START2_OFF, PS_HEAD_LOG_START2_CHECK_OFF);
+    if (PS_UNLIKELY(one > most)) one = -1;
+    if (PS_UNLIKELY(two > most)) two = -1;
+    if (PS_LIKELY(one >= 0 || two >= 0)) return one > two ? one : two;
+  }
+  return -1;
+}
+
+int64_t ps_head_log_start(const uint8_t *head) { return ps_head_log_start_within(head, INT64_MAX); }
+
+void ps_head_raise_log_start(uint8_t *head, int64_t offset) {
+  int64_t one = load_start(head, PS_HEAD_LOG_START_OFF, PS_HEAD_LOG_START_CHECK_OFF);
+  int64_t two = load_start(head, PS_HEAD_LOG_START2_OFF, PS_HEAD_LOG_START2_CHECK_OFF);
+  if (one > two)
+    store_start(head, PS_HEAD_LOG_START2_OFF, PS_HEAD_LOG_START2_CHECK_OFF, offset);
+  else
+    store_start(head, PS_HEAD_LOG_START_OFF, PS_HEAD_LOG_START_CHECK_OFF, offset);
 }
 
 void ps_head_set_log_start(uint8_t *head, int64_t offset) {
-  ps_release_i64(head + PS_HEAD_LOG_START_OFF, offset);
-  ps_release_u64(head + PS_HEAD_LOG_START_CHECK_OFF, ~(uint64_t)offset);
+  store_start(head, PS_HEAD_LOG_START_OFF, PS_HEAD_LOG_START_CHECK_OFF, offset);
+  store_start(head, PS_HEAD_LOG_START2_OFF, PS_HEAD_LOG_START2_CHECK_OFF, offset);
+}
+
+int64_t ps_head_cleaned(const uint8_t *head) {
+  int64_t cleaned = ps_acquire_i64(head + PS_HEAD_CLEANED_OFF);
+  uint64_t check = ps_acquire_u64(head + PS_HEAD_CLEANED_CHECK_OFF);
+  return check == ~(uint64_t)cleaned && cleaned >= 0 ? cleaned : -1;
+}
+
+void ps_head_set_cleaned(uint8_t *head, int64_t offset) {
+  ps_release_i64(head + PS_HEAD_CLEANED_OFF, offset);
+  ps_release_u64(head + PS_HEAD_CLEANED_CHECK_OFF, ~(uint64_t)offset);
 }
 
 int64_t ps_head_durable_checked(const uint8_t *head, bool alive) {

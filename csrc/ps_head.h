@@ -40,9 +40,29 @@ bool ps_head_read_slot(const uint8_t *head, ps_slot *out);
  */
 void ps_head_write_slot(uint8_t *head, const ps_slot *slot);
 
-/* The log start with its check word; -1 when they disagree. */
+/* The log start: it stands there twice, each with its check word, and the sound one that is higher counts.
+ * -1: neither is sound. */
 int64_t ps_head_log_start(const uint8_t *head);
+/* The same, of those up to `most`. */
+int64_t ps_head_log_start_within(const uint8_t *head, int64_t most);
+/* Raise it. Only the one that does not count is stored to, so that whoever dies in between, and whatever a
+ * power failure tears, the last one stays; which the caller has made durable, or nobody has relied on.
+ * Maintenance lock held. */
+void ps_head_raise_log_start(uint8_t *head, int64_t offset);
+/* Both anew, whatever they say: of a head that nobody goes by yet. */
 void ps_head_set_log_start(uint8_t *head, int64_t offset);
+
+/* Moved whenever segments are removed or replaced, and whenever the topic is renamed. */
+static inline uint64_t ps_head_files(const uint8_t *head) { return ps_acquire_u64(head + PS_HEAD_FILES_OFF); }
+static inline uint64_t ps_head_moves(const uint8_t *head) { return ps_acquire_u64(head + PS_HEAD_MOVES_OFF); }
+/* Up to where the log was compacted, with its check word; -1 when they disagree: nowhere. */
+int64_t ps_head_cleaned(const uint8_t *head);
+/* PS_LOCK_MAINTAIN held, or the partition being recovered. */
+void ps_head_set_cleaned(uint8_t *head, int64_t offset);
+/* When the first tombstone of what was compacted may go; 0: there is none, as far as is known. A hint. */
+static inline int64_t ps_head_horizon(const uint8_t *head) {
+  return ps_acquire_i64(head + PS_HEAD_HORIZON_OFF);
+}
 
 /* Poison: 0 when sound, else the errno. A damaged word counts as poison with EIO. */
 static inline int ps_head_poison(const uint8_t *head) {

@@ -99,6 +99,7 @@ ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment,
     __atomic_store_n(&segment->index_map, map, __ATOMIC_RELEASE);
   }
   segment->index_writable = writable;
+  __atomic_store_n(&segment->index_sought, true, __ATOMIC_RELEASE);
   if (writable && by_pwrite)
     segment->index_fd = fd;
   else
@@ -126,6 +127,40 @@ void ps_index_reset(const ps_env *env, ps_segment *segment) {
     store_entry(env, segment, i, zero);
   }
   segment->index_count = 0;
+}
+
+ps_status ps_index_make(const ps_env *env, const char *path, ps_segment *segment, uint32_t interval_bytes,
+                        ps_error *err) {
+  int fd = ps_os_openat(env, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0666);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "making an index");
+  uint8_t *map;
+  uint32_t capacity = segment->capacity / interval_bytes + 2;
+  size_t bytes = PS_INDEX_HEADER_BYTES + (size_t)capacity * PS_INDEX_ENTRY_BYTES;
+  int rc = create(env, fd, segment, interval_bytes);
+  if (rc == 0) rc = ps_os_map(env, fd, bytes, false, &map);
+  if (rc < 0) {
+    ps_os_close(fd);
+    (void)ps_os_unlink(env, AT_FDCWD, path);
+    return ps_fail_errno(err, -rc, path, "making an index");
+  }
+  segment->index_map = map;
+  segment->index_bytes = bytes;
+  segment->index_interval = interval_bytes;
+  segment->index_capacity = capacity;
+  segment->index_writable = true;
+  segment->index_fd = fd;
+  return PS_OK;
+}
+
+void ps_index_finish(const ps_env *env, ps_segment *segment) {
+  if (!segment->index_map || segment->index_fd < 0) return;
+  uint8_t header[PS_INDEX_HEADER_BYTES];
+  encode_header(segment, segment->index_interval, segment->index_count, header);
+  int rc = ps_os_pwrite_all(env, segment->index_fd, header, sizeof header, 0);
+  if (rc == 0)
+    rc = ps_os_truncate(env, segment->index_fd,
+                        PS_INDEX_HEADER_BYTES + (int64_t)segment->index_count * PS_INDEX_ENTRY_BYTES);
+  if (rc == 0) (void)ps_os_sync_derived(env, segment->index_fd);
 }
 
 void ps_index_add(const ps_env *env, ps_segment *segment, int64_t offset, uint64_t position,

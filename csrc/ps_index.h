@@ -19,6 +19,12 @@ typedef struct ps_index_entry {
  * mutex, and the append lock when writing. */
 ps_status ps_index_open(const ps_env *env, const char *dir, ps_segment *segment, bool writable,
                         bool by_pwrite, uint32_t interval_bytes, ps_error *err);
+/* Make the index of a segment that is being written aside, at a path of its own, by calls alone; room for
+ * segment->capacity. The segment keeps it. */
+ps_status ps_index_make(const ps_env *env, const char *path, ps_segment *segment, uint32_t interval_bytes,
+                        ps_error *err);
+/* Cut it down to the entries it has and sync it. A failure costs speed only. */
+void ps_index_finish(const ps_env *env, ps_segment *segment);
 /* Empty it, before a rebuild. Caller holds the append lock. */
 void ps_index_reset(const ps_env *env, ps_segment *segment);
 /* Offer the frame at position; an entry is made when the last one is at least an interval behind. */

@@ -4,6 +4,7 @@
 #include "ps_inspect.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 #include "ps_hash.h"
 
@@ -110,4 +111,13 @@ bool ps_inspect_epoch(const uint8_t p[PS_EPOCH_ENTRY_BYTES], ps_epoch_entry *out
 int ps_inspect_in_use(const ps_env *env, int live_fd) {
   int held = ps_os_lock_look(env, live_fd, PS_LIVE_LOCK_PRESENCE);
   return held > 0 ? 1 : held;
+}
+
+ps_status ps_inspect_end(const ps_env *env, const char *path, int64_t base_offset, int64_t *end) {
+  ps_segment_ends ends;
+  int rc = ps_segment_read_ends(env, AT_FDCWD, path, &ends);
+  if (rc < 0) return rc == -ENOENT ? PS_NOT_FOUND : PS_OS_ERROR;
+  if (!ends.sealed || ends.info.base_offset != base_offset) return PS_END;
+  *end = ends.seal.end_offset;
+  return PS_OK;
 }

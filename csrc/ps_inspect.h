@@ -47,4 +47,8 @@ bool ps_inspect_epoch(const uint8_t p[PS_EPOCH_ENTRY_BYTES], ps_epoch_entry *out
 /* Does anybody have the store open whose `live` file this is? 1, 0, or -errno. Takes no lock. */
 int ps_inspect_in_use(const ps_env *env, int live_fd);
 
+/* Where the offsets of a finished segment end: what its seal says. PS_END: it has none at the end of its
+ * file, or is not what its name says; PS_NOT_FOUND: there is no such file. */
+ps_status ps_inspect_end(const ps_env *env, const char *path, int64_t base_offset, int64_t *end);
+
 #endif

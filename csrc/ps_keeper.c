@@ -50,6 +50,9 @@ ps_kept *ps_keeper_keep(ps_keeper *k, ps_log *log, int64_t interval_ns, bool pop
   return e;
 }
 
+/* Each is read by itself; a look that falls in between goes by some of each, once. */
+static int64_t interval(const ps_kept *e) { return __atomic_load_n(&e->interval_ns, __ATOMIC_RELAXED); }
+
 static ps_keeper *keeper_of(const ps_kept *e) { return __atomic_load_n(&e->keeper, __ATOMIC_RELAXED); }
 
 static void orphan(ps_kept *e) {
@@ -57,6 +60,29 @@ static void orphan(ps_kept *e) {
   __atomic_store_n(&e->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
   set_idle(e, false);
   set_due(e, PS_NEVER);
+}
+
+void ps_kept_set(ps_kept *e, int64_t interval_ns, bool populates, uint32_t segment_bytes) {
+  ps_keeper *k = keeper_of(e);
+  if (!k) return;
+  pthread_mutex_lock(&k->mutex);
+  while (e->busy && e->keeper) pthread_cond_wait(&k->progress, &k->mutex);
+  if (keeper_of(e)) {
+    e->started = false;
+    __atomic_store_n(&e->step_bytes, max_u64(segment_bytes / 4, 4096), __ATOMIC_RELAXED);
+    __atomic_store_n(&e->populates, populates, __ATOMIC_RELAXED);
+    __atomic_store_n(&e->interval_ns, interval_ns, __ATOMIC_RELAXED);
+    set_due(e, PS_NEVER);
+    e->covered_ns = ps_os_monotonic_ns();
+    set_idle(e, interval_ns > 0);
+    if (interval_ns > 0 && ps_log_is_dirty(e->log)) {
+      set_due(e, ps_deadline(e->covered_ns, interval_ns));
+      set_idle(e, false);
+    }
+    pthread_cond_signal(&k->work);
+    pthread_cond_broadcast(&k->progress); /* whom a late sync held back */
+  }
+  pthread_mutex_unlock(&k->mutex);
 }
 
 void ps_keeper_forget(ps_keeper *k, ps_kept *e) {
@@ -97,7 +123,7 @@ void ps_kept_poke(ps_kept *e) {
   }
   if (__atomic_load_n(&e->idle, __ATOMIC_RELAXED)) {
     e->covered_ns = now;
-    set_due(e, ps_deadline(now, e->interval_ns));
+    set_due(e, ps_deadline(now, interval(e)));
     set_idle(e, false);
   }
   if (__atomic_load_n(&e->appended, __ATOMIC_RELAXED) >= __atomic_load_n(&e->wake_at, __ATOMIC_RELAXED)) {
@@ -112,8 +138,13 @@ bool ps_kept_is_behind(const ps_kept *e) {
   int64_t at = due(e);
   const ps_keeper *k = keeper_of(e);
   if (at == PS_NEVER || !k || !__atomic_load_n(&k->running, __ATOMIC_RELAXED)) return false;
-  int64_t grace = e->interval_ns * BEHIND_INTERVALS;
+  int64_t grace = interval(e) * BEHIND_INTERVALS;
   return ps_os_monotonic_ns() > ps_deadline(at, grace > BEHIND_NS_MIN ? grace : BEHIND_NS_MIN);
+}
+
+int64_t ps_kept_late_ns(const ps_kept *e) {
+  int64_t at = due(e);
+  return ps_kept_is_behind(e) && at != PS_NEVER ? ps_os_monotonic_ns() - at : 0;
 }
 
 ps_status ps_kept_wait(ps_kept *e, int64_t timeout_ns) {
@@ -146,11 +177,11 @@ int64_t ps_kept_lag_ns_max(ps_kept *e) {
 
 /* Never more than the present rate fills before the next sync. */
 static uint64_t populate_bytes(const ps_kept *e, int64_t now, uint64_t appended) {
-  if (!e->populates || now <= e->seen_ns) return 0;
+  if (!__atomic_load_n(&e->populates, __ATOMIC_RELAXED) || now <= e->seen_ns) return 0;
   uint64_t rate = (uint64_t)((double)(appended - e->seen_bytes) * 1e9 / (double)(now - e->seen_ns));
   if (rate < PS_POPULATE_RATE_MIN) return 0;
   int64_t horizon = PS_POPULATE_HORIZON_NS;
-  if (e->interval_ns > 0) horizon = due(e) == PS_NEVER ? 0 : due(e) - now;
+  if (interval(e) > 0) horizon = due(e) == PS_NEVER ? 0 : due(e) - now;
   if (horizon <= 0) return 0;
   double bytes = (double)rate * (double)horizon / 1e9;
   if (bytes < (double)PS_POPULATE_BYTES_MIN) return 0;
@@ -166,14 +197,16 @@ static void look_ahead(ps_kept *e) {
   e->seen_ns = now;
   e->seen_bytes = appended;
   uint64_t step = ahead ? max_u64(ahead / 2, PS_POPULATE_BYTES_MIN) : STEP_BYTES_FIRST;
-  __atomic_store_n(&e->wake_at, appended + min_u64(step, e->step_bytes), __ATOMIC_RELAXED);
+  __atomic_store_n(&e->wake_at, appended + min_u64(step, __atomic_load_n(&e->step_bytes, __ATOMIC_RELAXED)),
+                   __ATOMIC_RELAXED);
 }
 
 static void go_idle(ps_kept *e, int64_t now) {
   set_due(e, PS_NEVER);
-  set_idle(e, true);
+  set_idle(e, interval(e) > 0);
+  if (interval(e) == 0) return;
   if (!ps_log_is_dirty(e->log)) return;
-  set_due(e, ps_deadline(now, e->interval_ns));
+  set_due(e, ps_deadline(now, interval(e)));
   set_idle(e, false);
 }
 
@@ -194,7 +227,7 @@ static void sync_now(ps_kept *e) {
     set_due(e, PS_NEVER); /* poisoned or gone: every append and acknowledgement hears of it there */
     return;
   } /* else it did not come to a sync, for want of descriptors or memory: the next one covers it */
-  int64_t next = ps_deadline(started, e->interval_ns);
+  int64_t next = interval(e) > 0 ? ps_deadline(started, interval(e)) : PS_NEVER;
   set_due(e, next > ended ? next : ended);
   ps_log_prepare_next(e->log);
 }
@@ -233,7 +266,7 @@ static void start_together(ps_keeper *k, ps_kept *late, int64_t now) {
   if (late->started) return;
   together[count++] = late;
   for (ps_kept *e = k->first; e && count < TOGETHER_MAX; e = e->next)
-    if (e != late && !e->started && due(e) != PS_NEVER && due(e) - now <= e->interval_ns / TOGETHER_PARTS)
+    if (e != late && !e->started && due(e) != PS_NEVER && due(e) - now <= interval(e) / TOGETHER_PARTS)
       together[count++] = e;
   if (count < 2) return;
   for (size_t i = 0; i < count; i++) together[i]->busy = true; /* none is forgotten meanwhile */
@@ -249,10 +282,10 @@ static void start_together(ps_keeper *k, ps_kept *late, int64_t now) {
 
 static void last_syncs(ps_keeper *k) {
   for (ps_kept *e = k->first; e; e = e->next)
-    if (e->interval_ns > 0 && due(e) != PS_NEVER) ps_log_start_writeback(e->log);
+    if (interval(e) > 0 && due(e) != PS_NEVER) ps_log_start_writeback(e->log);
   for (ps_kept *e = k->first; e; e = e->next) {
     ps_error err;
-    if (e->interval_ns > 0 && due(e) != PS_NEVER && ps_log_is_dirty(e->log)) ps_log_sync(e->log, &err);
+    if (interval(e) > 0 && due(e) != PS_NEVER && ps_log_is_dirty(e->log)) ps_log_sync(e->log, &err);
   }
 }
 

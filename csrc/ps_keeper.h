@@ -16,6 +16,7 @@ typedef struct ps_keeper ps_keeper;
 typedef struct ps_kept {
   ps_keeper *keeper; /* atomic; NULL once forgotten */
   ps_log *log;
+  /* Atomic; ps_kept_set changes them. */
   int64_t interval_ns; /* between starts of syncs; 0 = never sync */
   uint64_t step_bytes; /* how often, in appended bytes, the next segment is looked after at least */
   bool populates;
@@ -57,6 +58,8 @@ void ps_keeper_destroy(ps_keeper *keeper);
 /* Start looking after a log. NULL: no memory. The log must outlive the entry. */
 ps_kept *ps_keeper_keep(ps_keeper *keeper, ps_log *log, int64_t interval_ns, bool populates,
                         uint32_t segment_bytes);
+/* Look after it in another way from now on: as for ps_keeper_keep. Waits while the keeper is busy with it. */
+void ps_kept_set(ps_kept *kept, int64_t interval_ns, bool populates, uint32_t segment_bytes);
 /* Stop looking after it; waits while the keeper is busy with it. Notes that still come do nothing. */
 void ps_keeper_forget(ps_keeper *keeper, ps_kept *kept);
 /* Free a forgotten entry, or one of a parent process. No thread may be noting. */
@@ -73,6 +76,8 @@ bool ps_kept_is_behind(const ps_kept *kept);
 /* Wait until it is not; -1: for ever. PS_OK or PS_TIMEOUT. */
 ps_status ps_kept_wait(ps_kept *kept, int64_t timeout_ns);
 int64_t ps_kept_lag_ns_max(ps_kept *kept);
+/* How long ago the sync should have begun that is holding appends back; 0: none is. */
+int64_t ps_kept_late_ns(const ps_kept *kept);
 
 /* Tell of `bytes` just appended. */
 static inline void ps_kept_note(ps_kept *kept, uint64_t bytes) {

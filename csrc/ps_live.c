@@ -71,6 +71,14 @@ ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *i
   return rc < 0 ? ps_fail_errno(err, -rc, path, "taking the liveness lock") : PS_OK;
 }
 
+ps_status ps_live_claim(const ps_env *env, const char *path, int fd, ps_error *err) {
+  int rc = ps_os_lock_try(env, fd, PS_LIVE_LOCK_CLAIM, false);
+  if (rc == -EAGAIN) return ps_fail(err, PS_TIMEOUT, path, "another process is tending the store");
+  return rc < 0 ? ps_fail_errno(err, -rc, path, "claiming the store's maintenance") : PS_OK;
+}
+
+void ps_live_unclaim(int fd) { (void)ps_os_unlock(fd, PS_LIVE_LOCK_CLAIM); }
+
 ps_status ps_live_look(const ps_env *env, int fd, uint64_t *incarnation, ps_presence *presence,
                        ps_error *err) {
   *incarnation = 0;

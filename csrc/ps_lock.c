@@ -1,4 +1,4 @@
-/* The append lock, for one append or held between appends. */
+/* The append lock, for one append or held between appends; and the maintenance lock. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -20,6 +20,10 @@ static off_t append_place(const ps_log *log) {
   return (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_APPEND;
 }
 
+static off_t maintain_place(const ps_log *log) {
+  return (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
+}
+
 static int64_t deadline_in(int64_t timeout_ns) { return ps_os_monotonic_ns() + timeout_ns; }
 
 static int lock_mutex_for(pthread_mutex_t *mutex, int64_t timeout_ns) {
@@ -38,10 +42,10 @@ static int lock_mutex(pthread_mutex_t *mutex, int64_t timeout_ns) {
 }
 
 /* A timed wait for the range lock: the kernel has none, so try with growing pauses. -EAGAIN: not in time. */
-static int lock_range_until(ps_log *log, int64_t deadline) {
+static int lock_place_until(ps_log *log, off_t at, int64_t deadline) {
   int64_t pause_ns = 20000;
   for (;;) {
-    int rc = ps_os_lock_try(log->env, log->locks_fd, append_place(log), false);
+    int rc = ps_os_lock_try(log->env, log->locks_fd, at, false);
     if (rc != -EAGAIN) return rc;
     int64_t left = deadline - ps_os_monotonic_ns();
     if (left <= 0) return -EAGAIN;
@@ -50,6 +54,10 @@ static int lock_range_until(ps_log *log, int64_t deadline) {
     if (nanosleep(&t, NULL) < 0) return -EINTR;
     if (pause_ns < 5000000) pause_ns *= 2;
   }
+}
+
+static int lock_range_until(ps_log *log, int64_t deadline) {
+  return lock_place_until(log, append_place(log), deadline);
 }
 
 /* Who has the range lock: the last one to write, and whether he said that he would keep it. Advisory: a
@@ -177,3 +185,31 @@ void ps_log_release(ps_log *log) {
 }
 
 bool ps_log_is_held(const ps_log *log) { return ps_log_flag(&log->held) && !ps_log_flag(&log->forked); }
+
+/* ---- the maintenance lock ------------------------------------------------------------------- */
+
+ps_status ps_log_lock_maintain(ps_log *log, int64_t timeout_ns, ps_error *err) {
+  int64_t deadline = timeout_ns > 0 ? deadline_in(timeout_ns) : 0;
+  int rc = lock_mutex(&log->maintain_mutex, timeout_ns);
+  bool locked = rc == 0;
+  if (locked && PS_UNLIKELY(ps_log_flag(&log->closed) || ps_log_flag(&log->forked))) {
+    pthread_mutex_unlock(&log->maintain_mutex);
+    return ps_log_check(log, err);
+  }
+  if (locked && timeout_ns < 0)
+    rc = -ps_os_lock_wait(log->env, log->locks_fd, maintain_place(log), false);
+  else if (locked)
+    rc = -lock_place_until(log, maintain_place(log), deadline);
+  if (rc == 0) return PS_OK;
+  if (locked) pthread_mutex_unlock(&log->maintain_mutex);
+  if (rc == EBUSY || rc == ETIMEDOUT || rc == EAGAIN)
+    return ps_fail(err, PS_TIMEOUT, log->dir, "somebody else is looking after the partition just now");
+  if (rc == EINTR)
+    return ps_fail(err, PS_INTERRUPTED, log->dir, "a signal came while waiting for the maintenance lock");
+  return ps_fail_errno(err, rc, log->dir, "taking the maintenance lock");
+}
+
+void ps_log_unlock_maintain(ps_log *log) {
+  (void)ps_os_unlock(log->locks_fd, maintain_place(log));
+  pthread_mutex_unlock(&log->maintain_mutex);
+}

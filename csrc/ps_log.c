@@ -22,7 +22,8 @@ static ps_status note_locks(ps_log *log, ps_error *err) {
 }
 
 static ps_status fail_deleted(const ps_log *log, ps_error *err) {
-  return ps_fail(err, PS_DELETED, log->dir, "the topic was deleted");
+  bool renamed = log->head && !ps_head_deleted(log->head) && ps_head_moves(log->head) != log->moves;
+  return ps_fail(err, PS_DELETED, log->dir, renamed ? "the topic was renamed" : "the topic was deleted");
 }
 
 ps_status ps_log_check_place(ps_log *log, ps_error *err) {
@@ -43,7 +44,7 @@ ps_status ps_log_check_place(ps_log *log, ps_error *err) {
 
 ps_status ps_log_explain(ps_log *log, ps_status status, ps_error *err) {
   if (PS_LIKELY(status != PS_CORRUPT && status != PS_OS_ERROR && status != PS_NOT_FOUND)) return status;
-  if (log->head && ps_head_deleted(log->head)) return fail_deleted(log, err);
+  if (log->head && ps_log_is_gone(log)) return fail_deleted(log, err);
   return ps_log_check_place(log, NULL) == PS_DELETED ? fail_deleted(log, err) : status;
 }
 
@@ -63,6 +64,7 @@ static ps_status map_head(ps_log *log, bool make, ps_head_identity *identity, ps
       ps_os_close(fd);
       return ps_fail(err, PS_NOT_FOUND, path, "the head is not whole");
     }
+    ps_os_keep_in_place(fd);
     rc = ps_os_allocate(log->env, fd, PS_HEAD_BYTES); /* longer, never shorter: other maps stay whole */
     if (rc == -EOPNOTSUPP) {
       static const uint8_t zero[PS_HEAD_BYTES];
@@ -76,6 +78,7 @@ static ps_status map_head(ps_log *log, bool make, ps_head_identity *identity, ps
   identity->partition = log->options.partition;
   identity->device = (uint64_t)st.st_dev;
   identity->inode = (uint64_t)st.st_ino;
+  log->moves = ps_head_moves(log->head);
   return PS_OK;
 }
 
@@ -132,10 +135,15 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   log->locks_fd = locks_fd;
   log->pid = (uint64_t)getpid();
   log->options = *options;
+  log->segment_bytes_max = options->segment_bytes;
   log->table_complete = -1;
+  log->start_durable = -1;
+  log->keep_bytes = -1;
+  log->due_at = PS_DUE_NEVER;
   strcpy(log->dir, dir);
   pthread_mutex_init(&log->append_mutex, NULL);
   pthread_mutex_init(&log->sync_mutex, NULL);
+  pthread_mutex_init(&log->maintain_mutex, NULL);
   pthread_mutex_init(&log->table_mutex, NULL);
   pthread_mutex_init(&log->turn_mutex, NULL);
   pthread_cond_init(&log->turn_over, NULL);
@@ -144,7 +152,11 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
   if (status == PS_OK)
     status =
         options->read_only ? ps_log_explain(log, ps_view_open(log, err), err) : open_head(log, create, err);
-  if (status == PS_OK && ps_head_deleted(log->head)) status = ps_log_check(log, err);
+  if (status == PS_OK) {
+    if (options->read_only) log->moves = ps_head_moves(log->head);
+    log->table_files = ps_head_files(log->head);
+    if (ps_head_deleted(log->head)) status = ps_log_check(log, err);
+  }
   if (status == PS_OK && !options->read_only) status = ps_log_explain(log, ps_table_scan(log, err), err);
   if (status != PS_OK) {
     ps_log_free(log);
@@ -173,30 +185,36 @@ static void close_writing(ps_log *log) {
 ps_status ps_log_close(ps_log *log, ps_error *err) {
   if (ps_log_flag(&log->closed) || ps_log_flag(&log->forked)) return PS_OK;
   ps_status status = PS_OK;
-  if (log->options.durability != PS_DURABILITY_NONE && ps_log_is_dirty(log) &&
+  if (ps_log_durability(log) != PS_DURABILITY_NONE && ps_log_is_dirty(log) &&
       ps_log_check(log, NULL) == PS_OK)
     status = ps_log_sync(log, err);
   __atomic_store_n(&log->closing, true, __ATOMIC_RELEASE);
   ps_log_release(log);
-  pthread_mutex_lock(&log->append_mutex); /* let an append or sync that is under way end first */
+  pthread_mutex_lock(&log->maintain_mutex); /* let what is under way end first */
+  pthread_mutex_lock(&log->append_mutex);
   pthread_mutex_lock(&log->sync_mutex);
   __atomic_store_n(&log->closed, true, __ATOMIC_RELEASE);
   close_writing(log);
-  ps_table_forget(log);
+  ps_table_empty(log);
   pthread_mutex_unlock(&log->sync_mutex);
   pthread_mutex_unlock(&log->append_mutex);
+  pthread_mutex_unlock(&log->maintain_mutex);
   ps_log_wake(log);
   return status;
 }
 
 void ps_log_free(ps_log *log) {
   if (!log) return;
+  if (!ps_log_flag(&log->forked)) ps_table_empty(log); /* leaves the ring that others go round */
   for (size_t i = 0; i < log->table_count; i++) ps_segment_unref(log->table[i].segment);
+  for (size_t i = 0; i < log->ghost_count; i++) ps_segment_unref(log->ghosts[i]);
   free(log->table);
+  free(log->ghosts);
   if (log->options.read_only) ps_view_free(log);
   ps_os_unmap(log->head, PS_HEAD_BYTES);
   pthread_mutex_destroy(&log->append_mutex);
   pthread_mutex_destroy(&log->sync_mutex);
+  pthread_mutex_destroy(&log->maintain_mutex);
   pthread_mutex_destroy(&log->table_mutex);
   pthread_mutex_destroy(&log->turn_mutex);
   if (!ps_log_flag(&log->forked))
@@ -210,7 +228,7 @@ ps_status ps_log_check(const ps_log *log, ps_error *err) {
   if (PS_UNLIKELY(ps_log_flag(&log->forked)))
     return ps_fail(err, PS_FORKED, log->dir,
                    "the store was opened before a fork; open it again in the child");
-  if (PS_UNLIKELY(ps_head_deleted(log->head) || ps_log_flag(&log->gone))) return fail_deleted(log, err);
+  if (PS_UNLIKELY(ps_log_is_gone(log) || ps_log_flag(&log->gone))) return fail_deleted(log, err);
   if (PS_UNLIKELY(ps_log_flag(&log->closed))) return ps_fail(err, PS_CLOSED, log->dir, "the store is closed");
   int poison = ps_head_poison(log->head);
   if (PS_UNLIKELY(poison != 0)) {
@@ -226,6 +244,13 @@ ps_status ps_log_check_writable(const ps_log *log, ps_error *err) {
   ps_status status = ps_log_check(log, err);
   if (status != PS_OK || !log->options.read_only) return status;
   return ps_fail(err, PS_READ_ONLY, log->dir, "the store was opened for reading only");
+}
+
+ps_status ps_log_back_head(ps_log *log, ps_error *err) {
+  if (log->options.io != PS_IO_PWRITE) return PS_OK;
+  int rc = ps_os_populate_write(log->head, PS_HEAD_BYTES);
+  if (rc >= 0 || rc == -EINVAL || rc == -EAGAIN) return PS_OK;
+  return ps_fail_errno(err, rc == -EFAULT ? ENOSPC : -rc, log->dir, "reserving the head page");
 }
 
 int64_t ps_log_start_offset(const ps_log *log) { return ps_head_log_start(log->head); }
@@ -255,9 +280,49 @@ int32_t ps_log_leader_epoch(const ps_log *log) {
   return slot.leader_epoch;
 }
 
-uint32_t ps_log_frame_bytes_max(const ps_log *log) { return PS_FRAME_BYTES_MAX(log->options.segment_bytes); }
+uint64_t ps_log_rolls(const ps_log *log) { return __atomic_load_n(&log->rolls, __ATOMIC_ACQUIRE); }
 
-void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
+uint32_t ps_log_segment_bytes(const ps_log *log) {
+  return __atomic_load_n(&log->options.segment_bytes, __ATOMIC_RELAXED);
+}
+
+uint32_t ps_log_frame_bytes_max(const ps_log *log) {
+  uint32_t segment = PS_FRAME_BYTES_MAX(ps_log_segment_bytes(log));
+  uint32_t message = __atomic_load_n(&log->options.message_bytes_max, __ATOMIC_RELAXED);
+  return message && message < segment ? message : segment;
+}
+
+bool ps_log_stamps(const ps_log *log) {
+  return __atomic_load_n(&log->options.log_append_time, __ATOMIC_RELAXED);
+}
+
+void ps_log_set_needs_keys(ps_log *log, bool needs_keys) {
+  __atomic_store_n(&log->needs_keys, needs_keys, __ATOMIC_RELAXED);
+}
+
+bool ps_log_needs_keys(const ps_log *log) { return __atomic_load_n(&log->needs_keys, __ATOMIC_RELAXED); }
+
+const bool *ps_log_needs_keys_place(const ps_log *log) { return &log->needs_keys; }
+
+void ps_log_set_options(ps_log *log, const ps_log_alterable *options) {
+  PS_ASSERT(options->segment_bytes % 4096 == 0 && options->segment_bytes >= PS_SEGMENT_BYTES_MIN &&
+            options->segment_bytes <= PS_SEGMENT_BYTES_MAX && options->index_interval_bytes > 0);
+  if (options->segment_bytes > __atomic_load_n(&log->segment_bytes_max, __ATOMIC_RELAXED))
+    __atomic_store_n(&log->segment_bytes_max, options->segment_bytes, __ATOMIC_RELAXED);
+  __atomic_store_n(&log->options.segment_bytes, options->segment_bytes, __ATOMIC_RELAXED);
+  __atomic_store_n(&log->options.index_interval_bytes, options->index_interval_bytes, __ATOMIC_RELAXED);
+  __atomic_store_n(&log->options.message_bytes_max, options->message_bytes_max, __ATOMIC_RELAXED);
+  __atomic_store_n(&log->options.log_append_time, options->log_append_time, __ATOMIC_RELAXED);
+  bool was_sync = ps_log_durability(log) == PS_DURABILITY_SYNC;
+  __atomic_store_n(&log->options.durability, options->durability, __ATOMIC_RELEASE);
+  /* What a sync was to show is shown now: all below the log end is whole. */
+  if (was_sync && options->durability != PS_DURABILITY_SYNC && !log->options.read_only &&
+      ps_log_check(log, NULL) == PS_OK &&
+      ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_log_end(log->head)))
+    ps_log_signal(log);
+}
+
+static void get_words(ps_log *log, ps_log_stats *out) {
   memset(out, 0, sizeof *out);
   out->log_start = ps_log_start_offset(log);
   out->high_watermark = ps_log_high_watermark(log);
@@ -271,20 +336,43 @@ void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
   out->mends = __atomic_load_n(&log->mends, __ATOMIC_RELAXED);
   out->wakes = __atomic_load_n(&log->wakes, __ATOMIC_RELAXED);
   out->cuts = __atomic_load_n(&log->cuts, __ATOMIC_RELAXED);
+}
+
+static void count_lent(const ps_segment *segment, ps_log_stats *out) {
+  if (!segment || __atomic_load_n(&segment->refs, __ATOMIC_RELAXED) <= 1) return;
+  out->lent_segments++;
+  out->lent_bytes += __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
+}
+
+/* Those too whose files are gone. Table mutex held. */
+static void count_all_lent(const ps_log *log, ps_log_stats *out) {
+  for (size_t i = 0; i < log->ghost_count; i++) count_lent(log->ghosts[i], out);
+  out->pinned_bytes = out->lent_bytes;
+  for (size_t i = 0; i < log->table_count; i++) count_lent(log->table[i].segment, out);
+}
+
+void ps_log_get_counters(ps_log *log, ps_log_stats *out) {
+  get_words(log, out);
   if (ps_log_flag(&log->forked)) return; /* the table's mutex may be held by a thread that is not here */
+  ps_table_trim(log);
+  pthread_mutex_lock(&log->table_mutex);
+  count_all_lent(log, out);
+  pthread_mutex_unlock(&log->table_mutex);
+}
+
+void ps_log_get_stats(ps_log *log, ps_log_stats *out) {
+  get_words(log, out);
+  if (ps_log_flag(&log->forked)) return;
+  ps_table_trim(log);
   (void)ps_table_scan(log, NULL);
   ps_slot slot;
   bool known = ps_head_read_slot(log->head, &slot);
   pthread_mutex_lock(&log->table_mutex);
+  count_all_lent(log, out);
   out->segments = log->table_count;
   for (size_t i = 0; i < log->table_count; i++) {
     char name[PS_SEGMENT_NAME_BYTES], path[512];
     struct stat st;
-    ps_segment *segment = log->table[i].segment;
-    if (segment && __atomic_load_n(&segment->refs, __ATOMIC_RELAXED) > 1) {
-      out->lent_segments++;
-      out->lent_bytes += __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
-    }
     ps_segment_name(log->table[i].base_offset, name);
     ps_log_path(log, name, path);
     if (known && log->table[i].base_offset == slot.segment)
@@ -329,6 +417,7 @@ ps_status ps_log_wait(ps_log *log, int64_t offset, int64_t spin_ns, int64_t time
       if (rest <= 0) return ps_log_high_watermark(log) > offset ? PS_OK : PS_TIMEOUT;
       if (rest < left) left = rest;
     }
+    ps_table_trim(log);
     uint32_t seen = looks ? 0 : ps_log_listen(log);
     int rc = 0;
     ps_status ended = ps_log_check(log, NULL);

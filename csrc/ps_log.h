@@ -5,15 +5,16 @@
  *      its base offset, from a segment's header to its seal; the next segment's base offset is the
  *      seal's end offset.
  *  I2  high watermark <= log end; durable offset <= log end; both only rise within an incarnation.
- *      Outside sync topics the watermark equals the log end whenever no append is under way.
+ *      Outside sync topics the watermark equals the log end whenever no append is under way. (A topic that
+ *      was a sync topic a moment ago may be one still for other processes: until they know.)
  *  I3  Every byte below the frame that ends at the watermark was stored before the watermark was
  *      (release), so a reader that loads it (acquire) reads whole frames without a lock.
  *  I4  Every store to shared words or segments happens under the append lock with the state word odd,
- *      except: watermark and durable offset (atomic maximum), poison, signal; and `deleted`, set
- *      once, with every lock of the topic held.
- *  I5  A slot names a place where a frame may be written: all before it is whole. If the state word is
- *      odd at acquire, the last writer died; what stands at the good slot's place is either one whole
- *      frame (adopted) or nothing that counts (first 64 bytes zeroed).
+ *      except: watermark and durable offset (atomic maximum), poison, signal; the log start, `files`,
+ *      `cleaned` and `horizon`, under the maintenance lock (ps_retain.h, ps_compact.h); and `deleted`, set
+ * once, and `moves`, with every lock of the topic held. I5  A slot names a place where a frame may be
+ * written: all before it is whole. If the state word is odd at acquire, the last writer died; what stands at
+ * the good slot's place is either one whole frame (adopted) or nothing that counts (first 64 bytes zeroed).
  *  I6  A cut goes on in a new segment with a new salt and a higher epoch, written to `epochs` first. What was
  *      shown and never synced may also be gone without a trace: so the epoch rises with each boot of the
  *      machine, in the same segment where nothing stands beyond its end.
@@ -21,9 +22,14 @@
  *      topic's directory has been found in its place since that lock was taken. Who deletes a topic holds all
  *      its locks while the directory moves: so no handle of a deleted topic touches a later one of that name.
  *
- * Locks, in this order: append mutex -> append range lock; sync mutex -> sync range lock; table mutex
- * last. The append and sync locks are never held together by one thread except in recovery
- * (append, then sync is not needed: recovery excludes appenders and moves durable by maximum). */
+ *  I8  The log start only rises, and is on the disk before anything below it goes. A segment that holds an
+ *      offset from it on is removed only when another holds that, too, durably. The active one is neither
+ *      removed nor replaced.
+ *
+ * Locks, in this order: maintenance mutex -> maintenance range lock; append mutex -> append range lock; sync
+ * mutex -> sync range lock; table mutex last. The append and sync locks are never held together by one thread
+ * except in recovery (append, then sync is not needed: recovery excludes appenders and moves durable by
+ * maximum). */
 #ifndef PS_LOG_H
 #define PS_LOG_H
 
@@ -44,6 +50,8 @@ typedef enum ps_durability {
 typedef struct ps_reserve {
   int64_t min_free_bytes; /* 0: all may be taken */
   bool low;               /* atomic */
+  uint32_t rolls;         /* futex word, moved by every roll: who tends the logs sleeps on it */
+  uint32_t trims;         /* futex word, moved when a log is beyond its bound: who keeps them sleeps on it */
 } ps_reserve;
 
 typedef struct ps_log_options {
@@ -59,7 +67,17 @@ typedef struct ps_log_options {
   bool read_only;      /* nothing is written: see ps_view.h */
   int live_fd;         /* read_only: STORE/live, open for reading; the caller's, as locks_fd is */
   ps_reserve *reserve; /* outlives the log; NULL: all may be taken */
+  struct ps_maps *maps;       /* likewise: ps_maps.h; NULL: what was mapped stays */
+  uint32_t message_bytes_max; /* of new frames; 0: what a segment holds */
 } ps_log_options;
+
+/* Of the options, those that may change while the log is in use, in other processes at other moments: any
+ * mixture keeps all promises. Segments and indexes that are there already stay as they are. */
+typedef struct ps_log_alterable {
+  uint32_t segment_bytes, index_interval_bytes, message_bytes_max;
+  ps_durability durability;
+  bool log_append_time;
+} ps_log_alterable;
 
 typedef struct ps_log ps_log;
 
@@ -74,6 +92,14 @@ ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps
 /* Sync what this process wrote (unless durability is none), then drop descriptors. Lent segments live
  * on. The handle answers PS_CLOSED afterwards. Never call it in a forked child. */
 ps_status ps_log_close(ps_log *log, ps_error *err);
+/* Go by other options from now on. Batches that were begun before are taken as they are. */
+void ps_log_set_options(ps_log *log, const ps_log_alterable *options);
+/* Whether records are to have keys, as those of compacted topics are. Kept for whoever accepts them: what was
+ * accepted before is appended without. */
+void ps_log_set_needs_keys(ps_log *log, bool needs_keys);
+bool ps_log_needs_keys(const ps_log *log);
+/* Where that is kept, for who asks for each record; valid as long as the log. */
+const bool *ps_log_needs_keys_place(const ps_log *log);
 /* Free the handle: no thread may be inside, nothing may use it again. Works after close or fork. */
 void ps_log_free(ps_log *log);
 /* In a forked child: forget descriptors without unlocking (the locks are the parent's), mark the handle
@@ -105,6 +131,8 @@ ps_status ps_log_sync(ps_log *log, ps_error *err);
 void ps_log_start_writeback(ps_log *log);
 /* True when this process stored something that is not yet known to be durable. */
 bool ps_log_is_dirty(const ps_log *log);
+/* How often this process has gone on in a new segment. */
+uint64_t ps_log_rolls(const ps_log *log);
 /* Make the next segment ready when the active one is more than half full. Off the append path. */
 void ps_log_prepare_next(ps_log *log);
 /* Fault in pages ahead of the log end, at most `bytes`; for the helper thread. */
@@ -123,7 +151,11 @@ int32_t ps_log_leader_epoch(const ps_log *log);
 ps_status ps_log_epoch_end(ps_log *log, int32_t epoch, int64_t *end, ps_error *err);
 ps_status ps_log_check(const ps_log *log, ps_error *err); /* poisoned, deleted, forked, closed */
 void ps_log_poison(ps_log *log, int os_errno);
+uint32_t ps_log_segment_bytes(const ps_log *log); /* of those to come */
+/* The largest frame that is to be made: by the segments' size, and message_bytes_max. */
 uint32_t ps_log_frame_bytes_max(const ps_log *log);
+/* Whether new batches get the time of their append. */
+bool ps_log_stamps(const ps_log *log);
 
 typedef struct ps_log_stats {
   int64_t log_start, high_watermark, log_end, durable;
@@ -133,8 +165,11 @@ typedef struct ps_log_stats {
   uint64_t segments, stored_bytes; /* on disk */
   uint64_t lent_segments;          /* segments that a cursor or something lent holds in this process */
   uint64_t lent_bytes;             /* of their files: deleting them frees nothing until they are let go */
+  uint64_t pinned_bytes;           /* of those, what is of files that were removed or replaced already */
 } ps_log_stats;
 void ps_log_get_stats(ps_log *log, ps_log_stats *out);
+/* The same without asking the disk: segments and stored_bytes stay 0. */
+void ps_log_get_counters(ps_log *log, ps_log_stats *out);
 
 /* ---- reading: no locks, no system calls but to open a segment ------------------------------- */
 /* A place between frames. Owned by one thread at a time; holds one reference on its segment. */
@@ -184,6 +219,11 @@ void ps_log_wake(ps_log *log);
  * incarnation, a new one when no other opener was there. PS_CORRUPT when the file is damaged while others
  * are. */
 ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err);
+/* The claim to tend the whole store: one holder at a time, until ps_live_unclaim, or the death of its
+ * process. It belongs to fd, so threads of one process need a lock of their own before it. PS_TIMEOUT:
+ * another process has it. */
+ps_status ps_live_claim(const ps_env *env, const char *path, int fd, ps_error *err);
+void ps_live_unclaim(int fd);
 /* What the kernel calls this boot; zeros where it does not say. */
 void ps_live_boot_id(const ps_env *env, uint8_t out[16]);
 /* Look without entering: the incarnation (0: none, or damaged), and who is there. fd may be open for reading

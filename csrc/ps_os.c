@@ -174,6 +174,12 @@ int ps_os_map_memory(size_t bytes, uint8_t **out) {
   return 0;
 }
 
+void ps_os_want_huge(void *address, size_t bytes) {
+  uintptr_t start = ps_align_up((uintptr_t)address, 4096),
+            end = ((uintptr_t)address + bytes) & ~(uintptr_t)4095;
+  if (end > start) (void)madvise((void *)start, end - start, MADV_HUGEPAGE);
+}
+
 void ps_os_unmap(void *address, size_t bytes) {
   if (address) munmap(address, bytes);
 }
@@ -316,6 +322,13 @@ static bool extents_shared(int fd) {
       at = map->fm_extents[i].fe_logical + map->fm_extents[i].fe_length;
     }
   }
+}
+
+void ps_os_keep_in_place(int fd) {
+  int flags;
+  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return;
+  flags |= FS_NOCOW_FL;
+  (void)ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
 ps_io ps_os_choose_io(int fd, char *name) {

@@ -68,6 +68,8 @@ int ps_os_unlink(const ps_env *env, int dirfd, const char *path);
 int ps_os_map(const ps_env *env, int fd, size_t bytes, bool writable, uint8_t **out);
 int ps_os_map_memory(size_t bytes, uint8_t **out); /* zeros, of no file */
 void ps_os_unmap(void *address, size_t bytes);
+/* Memory that is looked into all over: huge pages, where the system gives any. A hint. */
+void ps_os_want_huge(void *address, size_t bytes);
 /* Whether faults of a map read ahead, as they do at first. Reading ahead of what was never written makes
  * pages that count as data from then on. */
 void ps_os_read_ahead(const void *address, size_t bytes, bool wanted);
@@ -103,5 +105,9 @@ typedef enum ps_io { PS_IO_AUTO = 0, PS_IO_MAP = 1, PS_IO_PWRITE = 2, PS_IO_REFU
 /* AUTO's answer: MAP on ext4, tmpfs and xfs without shared extents, REFUSED on network and user-space
  * file systems, PWRITE on everything else. name (>= 32 bytes) gets a word for messages. */
 ps_io ps_os_choose_io(int fd, char *name);
+/* Of a file that is empty and will be mapped and stored to, whatever the file system: btrfs is not to write
+ * it to another place each time, for which a full disk has no room, and a store no other answer than SIGBUS.
+ * Elsewhere it does nothing. */
+void ps_os_keep_in_place(int fd);
 
 #endif

@@ -1,5 +1,7 @@
 #include "ps_producer.h"
 
+#include "ps_retain.h"
+
 #include "ps_clock.h"
 #include "ps_worker.h"
 
@@ -7,65 +9,6 @@
 #define BACKOFF_NS_MAX 1000000000ll
 /* The lock or a late sync is in the way: that is no failure, so look again soon. */
 #define LATER_NS 2000000ll
-
-/* ---- memory -------------------------------------------------------------------------- */
-
-void *ps_scratch_reserve(ps_scratch *s, uint64_t bytes) {
-  if (s->bytes < bytes) {
-    ps_scratch_free(s);
-    s->data = malloc(bytes);
-    if (s->data) s->bytes = bytes;
-  }
-  return s->data;
-}
-
-void ps_scratch_free(ps_scratch *s) {
-  free(s->data);
-  s->data = NULL;
-  s->bytes = 0;
-}
-
-ps_producer *ps_producer_new(const ps_producer_options *options, uint32_t lane_count) {
-  PS_ASSERT(lane_count > 0);
-  ps_producer *p = calloc(1, sizeof *p);
-  if (!p) return NULL;
-  p->lanes = calloc(lane_count, sizeof *p->lanes);
-  if (!p->lanes) {
-    free(p);
-    return NULL;
-  }
-  p->options = *options;
-  p->lane_count = lane_count;
-  for (uint32_t i = 0; i < lane_count; i++) {
-    p->lanes[i].producer = p;
-    p->lanes[i].index = i;
-  }
-  PS_ASSERT(pthread_mutex_init(&p->wait_mutex, NULL) == 0);
-  ps_cond_init(&p->progress);
-  return p;
-}
-
-static void free_list(ps_builder *b) {
-  while (b) {
-    ps_builder *next = b->next;
-    ps_builder_free(b);
-    b = next;
-  }
-}
-
-void ps_producer_free(ps_producer *p) {
-  if (!p) return;
-  for (uint32_t i = 0; i < p->lane_count; i++) {
-    ps_builder_free(p->lanes[i].open);
-    free_list(p->lanes[i].head);
-  }
-  free_list(p->free_builders);
-  free_list(p->done_first);
-  pthread_mutex_destroy(&p->wait_mutex);
-  pthread_cond_destroy(&p->progress);
-  free(p->lanes);
-  free(p);
-}
 
 /* ---- under the lock: builders between lists ---------------------------------------------------- */
 
@@ -77,7 +20,7 @@ static void put_free(ps_producer *p, ps_builder *b) {
 
 /* All lanes of a producer belong to one topic, so their builders are alike. */
 static ps_builder *new_builder(const ps_producer *p) {
-  const ps_lane *l = &p->lanes[0];
+  const ps_lane *l = &p->first.lanes[0];
   return ps_builder_new(l->value_width, l->key_width, p->options.batch_bytes, p->options.batch_records,
                         ps_log_frame_bytes_max(l->log));
 }
@@ -228,6 +171,7 @@ static ps_status open_builder(ps_producer *p, ps_lane *l, const ps_record *r, af
   /* Many partitions, each with a little: the oldest goes early rather than pass the buffer. */
   if (p->open_first && p->queued_bytes + (uint64_t)(p->open_count + 1) * o->batch_bytes > o->buffer_bytes)
     seal_and_list(p, p->open_first, todo);
+  ps_builder_limit(b, o->batch_bytes, ps_log_frame_bytes_max(l->log));
   b->stamp = ps_os_now_ns();
   ps_status status = ps_builder_add(b, r);
   if (status != PS_OK) return status;
@@ -244,7 +188,7 @@ ps_status ps_producer_add(ps_producer *p, uint32_t lane, const ps_record *r, boo
   for (;;) {
     after todo = {.deadline_ns = PS_NEVER};
     ps_spin_lock(&p->lock);
-    ps_lane *l = &p->lanes[lane == PS_LANE_STICKY ? p->sticky : lane];
+    ps_lane *l = ps_producer_lane(p, lane == PS_LANE_STICKY ? p->sticky : lane);
     if (l->dead) {
       *err = l->error;
       if (lane == PS_LANE_STICKY && ++p->sticky == p->lane_count) p->sticky = 0;
@@ -277,7 +221,7 @@ ps_status ps_producer_add(ps_producer *p, uint32_t lane, const ps_record *r, boo
 void ps_producer_seal(ps_producer *p, uint32_t lane) {
   after todo = {.deadline_ns = PS_NEVER};
   ps_spin_lock(&p->lock);
-  ps_lane *l = &p->lanes[lane];
+  ps_lane *l = ps_producer_lane(p, lane);
   if (l->open) seal_and_list(p, l, &todo);
   ps_spin_unlock(&p->lock);
   settle(p, &todo);
@@ -303,18 +247,22 @@ static ps_status append_builder(ps_lane *l, ps_builder *b, ps_scratch *scratch, 
                                 uint64_t *frame_bytes, ps_error *err) {
   if (l->kept && ps_kept_is_behind(l->kept))
     return ps_fail(err, PS_TIMEOUT, NULL, "syncing has fallen behind");
+  if (ps_log_is_late(l->log)) ps_log_catch_up(l->log);
+  if (ps_log_is_late(l->log))
+    return ps_fail(err, PS_TIMEOUT, NULL, "removing old segments has fallen behind");
   if (b->base_offset >= 0) return ps_log_sync(l->log, err); /* appended before; its sync had failed */
   ps_columns columns;
   ps_frame_meta proto;
   ps_prepared batch;
   ps_builder_columns(b, &columns);
   ps_frame_meta_init(&proto);
-  proto.attributes |= l->attributes;
+  if (ps_log_stamps(l->log)) proto.attributes |= PS_ATTR_LOG_APPEND_TIME;
   uint64_t need = ps_frame_scratch_bytes(&columns, l->codec);
   if (need && !ps_scratch_reserve(scratch, need))
     return ps_fail(err, PS_NO_MEMORY, NULL, "no memory to compress a batch");
-  ps_status status = ps_frame_prepare(&columns, &proto, l->codec, ps_log_frame_bytes_max(l->log),
-                                      scratch->data, scratch->bytes, &batch, err);
+  /* The builder's limit: the log's may be lower by now, for what is begun from now on. */
+  ps_status status = ps_frame_prepare(&columns, &proto, l->codec, b->frame_bytes_max, scratch->data,
+                                      scratch->bytes, &batch, err);
   if (status == PS_OK) status = ps_log_append(l->log, &batch, lock_timeout_ns, &b->base_offset, err);
   if (status != PS_OK) return status;
   *frame_bytes = batch.meta.frame_bytes;
@@ -330,13 +278,14 @@ static bool may_pass(const ps_error *err) {
 }
 
 /* Under the lock: what the answer to the head's append means. */
-static ps_outcome judge(ps_producer *p, ps_lane *l, ps_status status, uint64_t frame_bytes,
+static ps_outcome judge(ps_producer *p, ps_lane *l, ps_status status, uint64_t frame_bytes, int64_t now_ns,
                         const ps_error *err) {
   if (status == PS_OK) {
     ps_builder *b = pop(p, l);
     p->stats.records += b->count;
     p->stats.bytes += frame_bytes;
     p->stats.batches++;
+    p->stats.last_ns = now_ns;
     l->attempts = 0;
     l->failing = false;
     l->unsynced = true;
@@ -345,8 +294,10 @@ static ps_outcome judge(ps_producer *p, ps_lane *l, ps_status status, uint64_t f
   }
   if (status == PS_TIMEOUT || status == PS_INTERRUPTED) return PS_LATER;
   l->error = *err;
+  p->stats.errors++;
   note_error(p, l, err);
   if (may_pass(err)) {
+    p->stats.retries++;
     l->attempts++;
     l->failing = true;
     return PS_FAILING;
@@ -370,9 +321,10 @@ ps_outcome ps_lane_deliver(ps_lane *l, ps_scratch *scratch, int64_t lock_timeout
   uint64_t frame_bytes = 0;
   ps_status status = append_builder(l, b, scratch, lock_timeout_ns, &frame_bytes, &err);
 
+  int64_t now_ns = ps_os_now_ns();
   ps_spin_lock(&p->lock);
   l->busy = false;
-  ps_outcome outcome = judge(p, l, status, frame_bytes, &err);
+  ps_outcome outcome = judge(p, l, status, frame_bytes, now_ns, &err);
   ps_spin_unlock(&p->lock);
   announce(p);
   return outcome;
@@ -393,7 +345,7 @@ int64_t ps_lane_backoff_ns(ps_lane *l, ps_outcome outcome) {
 
 bool ps_producer_is_settled(ps_producer *p, uint32_t lane, uint64_t target) {
   ps_spin_lock(&p->lock);
-  bool settled = p->lanes[lane].settled >= target;
+  bool settled = ps_producer_lane(p, lane)->settled >= target;
   ps_spin_unlock(&p->lock);
   return settled;
 }
@@ -401,7 +353,7 @@ bool ps_producer_is_settled(ps_producer *p, uint32_t lane, uint64_t target) {
 uint64_t ps_producer_send_off(ps_producer *p, uint32_t lane) {
   ps_producer_seal(p, lane);
   ps_spin_lock(&p->lock);
-  uint64_t target = p->lanes[lane].sealed;
+  uint64_t target = ps_producer_lane(p, lane)->sealed;
   ps_spin_unlock(&p->lock);
   return target;
 }
@@ -427,7 +379,7 @@ static void hand_over(ps_lane *l) {
 }
 
 ps_status ps_producer_drain(ps_producer *p, uint32_t lane, ps_scratch *scratch, int64_t timeout_ns) {
-  ps_lane *l = &p->lanes[lane];
+  ps_lane *l = ps_producer_lane(p, lane);
   int64_t deadline = ps_deadline(ps_os_monotonic_ns(), timeout_ns);
   ps_spin_lock(&p->lock);
   if (l->open) seal(p, l); /* this thread is its hands */
@@ -508,8 +460,10 @@ bool ps_producer_take_error(ps_producer *p, ps_error *err, uint64_t *records, ui
   ps_spin_lock(&p->lock);
   uint64_t held = p->lost_records;
   if (p->has_error)
-    for (uint32_t i = 0; i < p->lane_count; i++)
-      if (p->lanes[i].failing) held += lane_records(&p->lanes[i]);
+    for (uint32_t i = 0; i < p->lane_count; i++) {
+      const ps_lane *l = ps_producer_lane(p, i);
+      if (l->failing) held += lane_records(l);
+    }
   /* An error that has passed, with everything delivered since, is none. */
   bool any = p->has_error && held > 0;
   if (any) {
@@ -546,7 +500,7 @@ void ps_producer_recycle(ps_producer *p, ps_builder *b) {
 uint64_t ps_producer_abandon(ps_producer *p, const ps_error *fallback, ps_error *why, uint32_t *lane) {
   uint64_t records = 0;
   for (uint32_t i = 0; i < p->lane_count; i++) {
-    ps_lane *l = &p->lanes[i];
+    ps_lane *l = ps_producer_lane(p, i);
     for (;;) {
       uint64_t seen = __atomic_load_n(&p->deliveries, __ATOMIC_SEQ_CST);
       ps_spin_lock(&p->lock);
@@ -579,8 +533,9 @@ void ps_producer_get_stats(ps_producer *p, ps_producer_stats *out) {
   out->pending_records = 0;
   out->pending_bytes = p->queued_bytes;
   for (uint32_t i = 0; i < p->lane_count; i++) {
-    out->pending_records += lane_records(&p->lanes[i]);
-    if (p->lanes[i].open) out->pending_bytes += p->lanes[i].open->bytes;
+    const ps_lane *l = ps_producer_lane(p, i);
+    out->pending_records += lane_records(l);
+    if (l->open) out->pending_bytes += l->open->bytes;
   }
   ps_spin_unlock(&p->lock);
 }

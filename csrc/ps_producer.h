@@ -29,7 +29,6 @@ typedef struct ps_lane {
   ps_kept *kept; /* may be NULL */
   uint32_t index;
   uint32_t codec;
-  uint32_t attributes; /* flags every frame carries */
   int32_t value_width;
   int32_t key_width;
   /* Under the producer's lock. */
@@ -49,8 +48,15 @@ typedef struct ps_lane {
   struct ps_lane *work_next;
 } ps_lane;
 
+/* Lanes that came together. They stay where they are for as long as the producer lives. */
+typedef struct ps_lanes {
+  uint32_t end; /* the index after the last one's */
+  ps_lane *lanes;
+  struct ps_lanes *next; /* atomic: set once */
+} ps_lanes;
+
 typedef struct ps_producer_options {
-  uint32_t batch_bytes;
+  uint32_t batch_bytes; /* as far as the log's limit allows, which may change */
   uint32_t batch_records;
   uint64_t buffer_bytes; /* of sealed builders; adding waits beyond it */
   int64_t linger_ns;
@@ -60,6 +66,8 @@ typedef struct ps_producer_options {
 typedef struct ps_producer_stats {
   uint64_t records, bytes, batches; /* delivered; bytes of frames */
   uint64_t failed_records;
+  uint64_t errors, retries; /* tries that failed; those after which a batch waits for the next try */
+  int64_t last_ns;          /* wall clock of the last delivery; 0: none yet */
   uint64_t pending_records;
   uint64_t pending_bytes;
 } ps_producer_stats;
@@ -71,9 +79,9 @@ typedef struct ps_producer {
   bool attached; /* under the worker's mutex */
   ps_producer_options options;
   struct ps_worker *worker;
-  uint32_t lane_count;
-  uint32_t sticky; /* the lane records without a key go to, until its builder is sealed */
-  ps_lane *lanes;
+  uint32_t lane_count; /* atomic; only rises */
+  uint32_t sticky;     /* the lane records without a key go to, until its builder is sealed */
+  ps_lanes first;
   uint64_t queued_bytes;
   uint32_t open_count;
   ps_lane *open_first, *open_last;
@@ -107,9 +115,16 @@ typedef struct ps_scratch {
 void *ps_scratch_reserve(ps_scratch *scratch, uint64_t bytes); /* NULL: no memory */
 void ps_scratch_free(ps_scratch *scratch);
 
-/* Lanes are filled in by the caller (log, kept, codec, attributes, widths) before the producer is
- * attached to its worker. NULL: no memory. */
+/* Lanes are filled in by the caller (log, kept, codec, widths) before the producer is attached to its worker.
+ * NULL: no memory. */
 ps_producer *ps_producer_new(const ps_producer_options *options, uint32_t lane_count);
+/* Lanes for `count` more partitions, for the caller to fill in and hand to ps_producer_grow. NULL: no memory.
+ */
+ps_lanes *ps_producer_more(ps_producer *producer, uint32_t count);
+/* Free lanes that never came to be a producer's. */
+void ps_lanes_free(ps_lanes *more);
+/* From now on records go to these, too; any thread may be inside, one at a time grows. */
+void ps_producer_grow(ps_producer *producer, ps_lanes *more);
 /* No thread may be inside, and it must be detached. Builders with a `user` must have been fetched. */
 void ps_producer_free(ps_producer *producer);
 
@@ -169,6 +184,17 @@ void ps_producer_recycle(ps_producer *producer, ps_builder *builder);
 uint64_t ps_producer_abandon(ps_producer *producer, const ps_error *fallback, ps_error *why, uint32_t *lane);
 void ps_producer_get_stats(ps_producer *producer, ps_producer_stats *out);
 
+/* The lane with an index below lane_count. */
+static inline ps_lane *ps_producer_lane(ps_producer *p, uint32_t index) {
+  ps_lanes *block = &p->first;
+  uint32_t begin = 0;
+  while (PS_UNLIKELY(index >= block->end)) {
+    begin = block->end;
+    block = __atomic_load_n(&block->next, __ATOMIC_ACQUIRE);
+  }
+  return &block->lanes[index - begin];
+}
+
 /* The fast paths: into an open builder that has room. False: nothing was done. */
 static inline bool ps_producer_settle(ps_producer *p, uint32_t lane, const ps_builder *b, bool added) {
   bool full = added && ps_builder_is_full(b);
@@ -179,13 +205,13 @@ static inline bool ps_producer_settle(ps_producer *p, uint32_t lane, const ps_bu
 static inline bool ps_producer_add_plain(ps_producer *p, const void *value, size_t bytes) {
   ps_spin_lock(&p->lock);
   uint32_t lane = p->sticky;
-  ps_builder *b = p->lanes[lane].open;
+  ps_builder *b = ps_producer_lane(p, lane)->open;
   return ps_producer_settle(p, lane, b, PS_LIKELY(b != NULL) && ps_builder_add_plain(b, value, bytes));
 }
 static inline bool ps_producer_add_keyed(ps_producer *p, uint32_t lane, const void *value, size_t bytes,
                                          const void *key, size_t key_bytes) {
   ps_spin_lock(&p->lock);
-  ps_builder *b = p->lanes[lane].open;
+  ps_builder *b = ps_producer_lane(p, lane)->open;
   return ps_producer_settle(p, lane, b,
                             PS_LIKELY(b != NULL) && ps_builder_add_keyed(b, value, bytes, key, key_bytes));
 }

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "ps_compact.h"
 #include "ps_log_internal.h"
 
 typedef struct walk {
@@ -21,6 +22,7 @@ typedef struct walk {
   uint64_t position;
   int64_t next;    /* offset expected at position */
   int64_t durable; /* frames that end at or below it were checked in an earlier life */
+  int64_t sure;    /* what is durable: that, or more */
   int32_t epoch;   /* the highest one met */
   uint64_t frames; /* in this segment */
   bool counted;    /* all of them: nothing of it was passed over */
@@ -49,8 +51,7 @@ static ps_status enter(ps_log *log, walk *w, size_t at, ps_error *err) {
     ps_error ignored;
     pthread_mutex_lock(&log->table_mutex);
     /* By pwrite: the file may be on a disk that is full, and a failed write costs speed only. */
-    (void)ps_index_open(log->env, log->dir, w->segment, true, true, log->options.index_interval_bytes,
-                        &ignored);
+    (void)ps_index_open(log->env, log->dir, w->segment, true, true, ps_log_index_interval(log), &ignored);
     pthread_mutex_unlock(&log->table_mutex);
     if (w->segment->index_map && w->segment->index_writable) ps_index_reset(log->env, w->segment);
   }
@@ -61,6 +62,8 @@ static void step(ps_log *log, walk *w, const ps_frame_meta *meta) {
   if (w->reindex) ps_index_add(log->env, w->segment, meta->base_offset, w->position, w->max_timestamp);
   w->position += meta->frame_bytes;
   w->next = ps_frame_next_offset(meta);
+  /* Only compaction joins frames, and only what is durable: who says less, is an older head. */
+  if (meta->base_offset < w->sure && w->next > w->sure) w->sure = w->next;
   w->frames++;
   if (meta->max_timestamp > w->max_timestamp) w->max_timestamp = meta->max_timestamp;
   if (meta->leader_epoch > w->epoch) w->epoch = meta->leader_epoch;
@@ -82,6 +85,7 @@ static bool blank_from(ps_log *log, ps_segment *segment, uint64_t position) {
   if (fd < 0) return false;
   uint64_t end = segment->readable & ~7ull, at = position;
   bool blank = true;
+  for (uint64_t i = end; i < segment->readable; i++) blank = blank && segment->map[i] == 0; /* of any size */
   ps_os_read_ahead(segment->map, segment->capacity, false);
   while (blank && at < end) {
     int64_t data = ps_os_seek_data(log->env, fd, (int64_t)at);
@@ -126,12 +130,15 @@ static ps_status run(ps_log *log, walk *w, ps_error *err) {
     w->sealed = ps_segment_backed(log->env, w->segment, w->position + PS_SEAL_BYTES) &&
                 ps_seal_decode(p, PS_SEAL_BYTES, w->segment->salt, w->position, &seal) == PS_OK &&
                 seal.end_offset == w->next;
-    if (w->at + 1 == w->count || w->bases[w->at + 1] != w->next) return PS_OK;
+    size_t after = w->at + 1;
+    while (after < w->count && w->bases[after] < w->next)
+      after++; /* left-overs of a merge: C1, ps_compact.h */
+    if (after == w->count || w->bases[after] != w->next) return PS_OK;
     if (!w->sealed && w->counted && w->reindex) seal_anew(log, w);
-    ps_status status = enter(log, w, w->at + 1, err); /* with or without its seal: offsets go on there */
+    ps_status status = enter(log, w, after, err); /* with or without its seal: offsets go on there */
     /* A segment whose header never reached the disk holds nothing that was durable: the log ends before it.
      */
-    if (status == PS_CORRUPT && w->bases[w->at + 1] >= w->durable) return PS_OK;
+    if (status == PS_CORRUPT && w->bases[after] >= w->durable) return PS_OK;
     if (status != PS_OK) return status;
   }
 }
@@ -188,6 +195,9 @@ static ps_status look_beyond(ps_log *log, walk *w, beyond *b, ps_error *err) {
   }
   return PS_OK;
 }
+
+/* Two thousand million recoveries are not to be expected; a damaged file may say that they were. */
+static int32_t epoch_after(int32_t epoch) { return epoch < INT32_MAX ? epoch + 1 : epoch; }
 
 /* The next epoch under which nothing of these segments was set aside yet: where the epochs file and the
  * latest segments were lost, it comes round again, and must not take the name of what an earlier cut kept. */
@@ -347,6 +357,8 @@ static void write_head(ps_log *log, const ps_head_identity *identity, const ps_s
   ps_head_write_slot(head, &both);
   PS_POINT(log->env, "recover.slots");
   ps_head_set_log_start(head, log_start);
+  if (ps_head_cleaned(head) > slot->log_end)
+    ps_head_set_cleaned(head, slot->log_end); /* a cut takes it back */
   memcpy(head + PS_HEAD_BOOT_ID_OFF, boot_id, 16);
   ps_release_u64(head + PS_HEAD_POISON_OFF, 0);
   if (!ps_head_deleted(head)) ps_release_u64(head + PS_HEAD_DELETED_OFF, 0);
@@ -391,10 +403,14 @@ static bool boot_known(const uint8_t boot_id[16]) {
 
 static belief read_belief(const ps_log *log, ps_head_verdict verdict, const uint8_t boot_id[16]) {
   belief b = {.durable = -1, .log_start = -1};
-  if (verdict != PS_HEAD_SOUND && verdict != PS_HEAD_MOVED) return b;
   const uint8_t *head = log->head;
+  /* Of a head that is this partition's, though its checksum was torn, as it may be when a moved one is given
+   * its new identity: what was deleted does not come back. */
+  bool ours = memcmp(head + PS_HEAD_TOPIC_UUID_OFF, log->options.topic_uuid, 16) == 0 &&
+              ps_load_u32(head + PS_HEAD_PARTITION_OFF) == log->options.partition;
+  if (verdict == PS_HEAD_DAMAGED && ours) b.log_start = ps_head_log_start(head);
+  if (verdict != PS_HEAD_SOUND && verdict != PS_HEAD_MOVED) return b;
   b.slot_known = ps_head_read_slot(head, &b.slot);
-  b.log_start = ps_head_log_start(head);
   b.poisoned = ps_head_poison(head) != 0;
   b.copied = verdict == PS_HEAD_MOVED && ps_acquire_u64(head + PS_HEAD_INCARNATION_OFF) != 0;
   b.same_boot = boot_known(boot_id) && memcmp(head + PS_HEAD_BOOT_ID_OFF, boot_id, 16) == 0;
@@ -404,6 +420,11 @@ static belief read_belief(const ps_log *log, ps_head_verdict verdict, const uint
     b.durable = -1;
   else if (b.durable > b.slot.log_end)
     b.durable = b.slot.log_end;
+  /* A word as the durable offset is one: bounded. Where the page was torn while it was raised, the one before
+   * it counts, which had been made durable with a slot that is not below it. And nothing below it need be
+   * there any more. */
+  b.log_start = ps_head_log_start_within(head, b.slot_known ? b.slot.log_end : INT64_MAX);
+  if (b.durable >= 0 && b.durable < b.log_start) b.durable = b.log_start;
   b.clean = verdict == PS_HEAD_SOUND && b.slot_known && !b.poisoned && b.durable == b.slot.log_end &&
             b.durable == ps_head_log_end(head) && b.log_start >= 0 && b.log_start <= b.durable &&
             !(ps_acquire_u64(head + PS_HEAD_STATE_OFF) & 1);
@@ -424,12 +445,29 @@ static bool still_clean(ps_log *log, const belief *b) {
   return clean;
 }
 
+/* Where to begin instead of at `first`: that may be what a merge has left (C1, ps_compact.h), and readers
+ * come to the merged segment, all of which is durable, whatever an older head says. */
+static size_t before_leftovers(const ps_log *log, const walk *w, size_t first) {
+  for (size_t i = first > PS_COMPACT_MEMBERS_MAX ? first - PS_COMPACT_MEMBERS_MAX : 0; i < first; i++) {
+    char name[PS_SEGMENT_NAME_BYTES], path[512];
+    ps_segment_ends ends;
+    ps_segment_name(w->bases[i], name);
+    ps_log_path(log, name, path);
+    if (ps_segment_read_ends(log->env, AT_FDCWD, path, &ends) == 0 && ends.sealed &&
+        ends.info.base_offset == w->bases[i] && ends.seal.end_offset > w->bases[first])
+      return i;
+  }
+  return first;
+}
+
 static ps_status walk_log(ps_log *log, walk *w, const belief *b, ps_error *err) {
-  size_t first = 0; /* unknown durable offset: from the very beginning */
-  while (b->durable >= 0 && first + 1 < w->count && w->bases[first + 1] <= b->durable) first++;
+  size_t first = 0; /* unknown durable offset: from the very beginning, as far as it is not deleted */
+  int64_t from = b->durable > b->log_start ? b->durable : b->log_start;
+  while (from >= 0 && first + 1 < w->count && w->bases[first + 1] <= from) first++;
+  first = before_leftovers(log, w, first);
   ps_status status = enter(log, w, first, err);
-  if (status == PS_CORRUPT && first > 0 && w->bases[first] >= b->durable)
-    status = enter(log, w, first - 1, err);
+  if (status == PS_CORRUPT && first > 0 && w->bases[first] >= from)
+    status = enter(log, w, before_leftovers(log, w, first - 1), err);
   while (status == PS_OK) {
     beyond beyond;
     status = run(log, w, err);
@@ -445,6 +483,8 @@ static ps_status walk_log(ps_log *log, walk *w, const belief *b, ps_error *err) 
     w->position = beyond.position;
     w->counted = false;
     w->next = beyond.offset;
+    if (w->sure < w->next)
+      w->sure = w->next; /* the next recovery finds it, whatever is cut of what said so */
   }
   return status;
 }
@@ -462,7 +502,9 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
    * what is left: then only another boot tells. What was shown above the end may have been read, and its
    * offsets are given out again: in a later epoch. A sync topic shows nothing that can be gone. And the head
    * of a copy says nothing of what came after it was copied: a position saved later may lie beyond. */
-  bool new_epoch = writes && (b.copied || (!b.same_boot && log->options.durability != PS_DURABILITY_SYNC));
+  /* Also in sync topics: they may have been others before, and records shown then are gone without a trace.
+   */
+  bool new_epoch = writes && (b.copied || !b.same_boot);
   int32_t epoch;
   status = ps_epochs_last(log, &epoch, err);
   if (status != PS_OK) return status;
@@ -471,13 +513,16 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
   if (b.clean && still_clean(log, &b)) {
     ps_slot slot = b.slot;
     slot.sequence++;
-    if (new_epoch) status = ps_epochs_append(log, ++epoch, slot.log_end, err);
+    if (new_epoch) status = ps_epochs_append(log, epoch = epoch_after(epoch), slot.log_end, err);
     if (status != PS_OK) return status;
     slot.leader_epoch = epoch;
     write_head(log, identity, &slot, b.log_start, b.durable, b.durable, boot_id);
     return PS_OK;
   }
-  walk w = {.durable = b.durable, .max_timestamp = PS_TIMESTAMP_NONE, .reindex = writes};
+  walk w = {.durable = b.durable,
+            .sure = b.durable < 0 ? b.log_start : b.durable,
+            .max_timestamp = PS_TIMESTAMP_NONE,
+            .reindex = writes};
   status = ps_table_bases(log, &w.bases, &w.count, err);
   if (status != PS_OK) return status;
   bool new_segment = false, new_log = w.count == 0;
@@ -485,7 +530,7 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
     status =
         ps_fail_corrupt(err, log->dir, b.slot.segment, -1, 0, "every segment of the partition is missing");
   if (status == PS_OK && new_log) {
-    epoch = epoch > 0 ? epoch + 1 : 0;
+    epoch = epoch > 0 ? epoch_after(epoch) : 0;
     status = writes ? fresh(log, &w, epoch, err) : PS_OK;
   } else if (status == PS_OK) {
     status = walk_log(log, &w, &b, err);
@@ -508,7 +553,7 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
       if (status == PS_OK && new_segment)
         status = cut(log, &w, epoch, err);
       else if (status == PS_OK && new_epoch)
-        status = ps_epochs_append(log, ++epoch, w.next, err);
+        status = ps_epochs_append(log, epoch = epoch_after(epoch), w.next, err);
       log->options.reserve = reserve;
     }
   }
@@ -531,9 +576,11 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
   if (status != PS_OK) return status;
   if (writes) ps_table_forget(log); /* cut and rewritten files are other files now */
   int64_t durable = b.durable < 0 ? log_start : b.durable;
+  if (durable < w.sure) durable = w.sure;
+  if (durable > slot.log_end)
+    durable = slot.log_end; /* what was sure lies below the log start, or is not ours */
   bool dirty = writes && durable < slot.log_end;
-  if (!writes && durable > slot.log_end) durable = slot.log_end;
-  if (dirty && (log->options.durability == PS_DURABILITY_SYNC || b.poisoned)) {
+  if (dirty && (ps_log_durability(log) == PS_DURABILITY_SYNC || b.poisoned)) {
     /* Acknowledged or not, what is shown from now on must be durable. */
     status = ps_table_scan(log, err);
     if (status == PS_OK) status = ps_log_sync_segments(log, durable, slot.log_end, err);
@@ -542,7 +589,7 @@ ps_status ps_log_recover(ps_log *log, ps_head_verdict verdict, const ps_head_ide
     dirty = false;
   }
   /* A sync topic shows what is durable; whoever cannot sync goes by what is known to be. */
-  bool only_durable = !writes && log->options.durability == PS_DURABILITY_SYNC && b.durable >= 0;
+  bool only_durable = !writes && ps_log_durability(log) == PS_DURABILITY_SYNC && b.durable >= 0;
   write_head(log, identity, &slot, log_start, durable, only_durable ? durable : slot.log_end, boot_id);
   if (dirty) __atomic_store_n(&log->wrote, true, __ATOMIC_RELEASE); /* the next interval syncs it */
   return PS_OK;

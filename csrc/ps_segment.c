@@ -99,6 +99,24 @@ ps_status ps_seal_decode(const uint8_t *p, uint64_t limit, uint64_t salt, uint64
   return PS_OK;
 }
 
+int ps_segment_read_ends(const ps_env *env, int dirfd, const char *path, ps_segment_ends *out) {
+  uint8_t header[PS_SEGMENT_HEADER_BYTES], last[PS_SEAL_BYTES];
+  memset(out, 0, sizeof *out);
+  int fd = ps_os_openat(env, dirfd, path, O_RDONLY, 0);
+  if (fd < 0) return fd;
+  int rc = ps_os_stat_fd(env, fd, &out->st);
+  if (rc == 0) rc = ps_os_pread_all(env, fd, header, sizeof header, 0);
+  out->whole = rc == 0 && ps_segment_decode_header(header, sizeof header, &out->info) == PS_OK;
+  int64_t position = out->st.st_size - (int64_t)sizeof last;
+  if (out->whole && position >= (int64_t)sizeof header && position % PS_ALIGN == 0) {
+    rc = ps_os_pread_all(env, fd, last, sizeof last, position);
+    out->sealed =
+        rc == 0 && ps_seal_decode(last, sizeof last, out->info.salt, (uint64_t)position, &out->seal) == PS_OK;
+  }
+  ps_os_close(fd);
+  return rc == -ENODATA ? 0 : rc;
+}
+
 static ps_status read_header(const ps_env *env, int fd, ps_segment *segment, uint64_t size, ps_error *err) {
   uint8_t header[PS_SEGMENT_HEADER_BYTES];
   ps_segment_info info;
@@ -121,7 +139,33 @@ static ps_status read_header(const ps_env *env, int fd, ps_segment *segment, uin
   segment->created_ns = info.created_ns;
   memcpy(segment->topic_uuid, info.topic_uuid, 16);
   segment->readable = size < info.capacity ? size : info.capacity;
+  segment->verified_end = PS_SEGMENT_HEADER_BYTES;
   return PS_OK;
+}
+
+static size_t verified_pieces(const ps_segment *segment) {
+  return segment->capacity / PS_ALIGN / PS_VERIFIED_BITS + 1;
+}
+
+void ps_segment_set_verified(ps_segment *segment, uint64_t position, uint64_t bytes) {
+  uint64_t end = position;
+  if (__atomic_compare_exchange_n(&segment->verified_end, &end, position + bytes, false, __ATOMIC_ACQ_REL,
+                                  __ATOMIC_ACQUIRE) ||
+      end > position)
+    return;
+  uint64_t bit = position / PS_ALIGN, **place = &segment->verified[bit / PS_VERIFIED_BITS];
+  uint64_t *piece = __atomic_load_n(place, __ATOMIC_ACQUIRE);
+  if (PS_UNLIKELY(!piece)) {
+    uint64_t *made = calloc(PS_VERIFIED_BITS / 64, sizeof *made);
+    if (!made) return;
+    bool first = __atomic_compare_exchange_n(place, &piece, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    if (first)
+      piece = made;
+    else
+      free(made); /* another thread's is there */
+  }
+  bit %= PS_VERIFIED_BITS;
+  __atomic_fetch_or(&piece[bit >> 6], 1ull << (bit & 63), __ATOMIC_RELAXED);
 }
 
 ps_status ps_segment_open(const ps_env *env, const char *dir, int64_t base_offset, ps_segment **out,
@@ -133,7 +177,6 @@ ps_status ps_segment_open(const ps_env *env, const char *dir, int64_t base_offse
   segment->refs = 1;
   segment->fd = segment->index_fd = -1;
   segment->base_offset = base_offset;
-  segment->max_timestamp = PS_TIMESTAMP_NONE;
   snprintf(segment->path, sizeof segment->path, "%s/%s", dir, name);
   int fd = ps_os_openat(env, AT_FDCWD, segment->path, O_RDONLY, 0);
   if (fd < 0) {
@@ -150,6 +193,8 @@ ps_status ps_segment_open(const ps_env *env, const char *dir, int64_t base_offse
   else
     status = read_header(env, fd, segment, (uint64_t)st.st_size, err);
   if (status == PS_OK) {
+    segment->device = (uint64_t)st.st_dev;
+    segment->inode = (uint64_t)st.st_ino;
     uint8_t *map = NULL;
     rc = ps_os_map(env, fd, segment->capacity, false, &map);
     segment->map = map;
@@ -157,7 +202,7 @@ ps_status ps_segment_open(const ps_env *env, const char *dir, int64_t base_offse
   }
   ps_os_close(fd);
   if (status == PS_OK) {
-    segment->verified = calloc(segment->capacity / PS_ALIGN / 64 + 1, sizeof *segment->verified);
+    segment->verified = calloc(verified_pieces(segment), sizeof *segment->verified);
     if (!segment->verified) status = ps_fail(err, PS_NO_MEMORY, segment->path, "opening a segment");
   }
   if (status != PS_OK) {
@@ -178,6 +223,8 @@ void ps_segment_unref(ps_segment *segment) {
   ps_os_unmap(segment->index_write_map, segment->index_bytes);
   if (segment->fd >= 0) ps_os_close(segment->fd);
   if (segment->index_fd >= 0) ps_os_close(segment->index_fd);
+  if (segment->verified)
+    for (size_t i = 0; i < verified_pieces(segment); i++) free(segment->verified[i]);
   free(segment->verified);
   free(segment);
 }
@@ -187,6 +234,9 @@ bool ps_segment_backed(const ps_env *env, ps_segment *segment, uint64_t bytes) {
   if (bytes > segment->capacity) return false;
   struct stat st;
   if (ps_os_stat_at(env, AT_FDCWD, segment->path, &st) < 0) return false;
+  /* Another file has the name: how long this one is, nobody can say. Finished segments are replaced, and of
+   * those the size was known, unless this one was opened before it was finished. */
+  if ((uint64_t)st.st_ino != segment->inode || (uint64_t)st.st_dev != segment->device) return false;
   uint64_t size = (uint64_t)st.st_size < segment->capacity ? (uint64_t)st.st_size : segment->capacity;
   if (size > __atomic_load_n(&segment->readable, __ATOMIC_RELAXED))
     __atomic_store_n(&segment->readable, size, __ATOMIC_RELAXED);

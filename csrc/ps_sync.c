@@ -8,6 +8,9 @@
 
 #include "ps_log_internal.h"
 
+#define OPEN_AGAIN_MAX 3
+#define OPEN_AGAIN_NS 1000000
+
 void ps_log_poison(ps_log *log, int os_errno) { ps_head_set_poison(log->head, os_errno ? os_errno : EIO); }
 
 ps_status ps_log_fail_poisoning(ps_log *log, int os_errno, const char *path, const char *what,
@@ -18,20 +21,33 @@ ps_status ps_log_fail_poisoning(ps_log *log, int os_errno, const char *path, con
   return PS_POISONED;
 }
 
+/* What is to be synced is there already, and whoever is told that it failed appends it once more: so a lack
+ * that may pass in a moment is waited for. */
+static int open_to_sync(const ps_log *log, const char *path, int flags) {
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, flags, 0);
+  for (int tries = 0; fd < 0 && fd != -ENOENT && tries < OPEN_AGAIN_MAX; tries++) {
+    (void)ps_os_nap(OPEN_AGAIN_NS);
+    fd = ps_os_openat(log->env, AT_FDCWD, path, flags, 0);
+  }
+  return fd;
+}
+
 ps_status ps_log_sync_directory(ps_log *log, ps_error *err) {
-  int fd = ps_os_openat(log->env, AT_FDCWD, log->dir, O_RDONLY | O_DIRECTORY, 0);
+  int fd = open_to_sync(log, log->dir, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return ps_fail_errno(err, -fd, log->dir, "opening the partition directory");
   int rc = ps_os_sync_dir(log->env, fd);
   ps_os_close(fd);
   return rc < 0 ? ps_log_fail_poisoning(log, -rc, log->dir, "syncing the partition directory", err) : PS_OK;
 }
 
-/* Sync one segment's file, through the descriptor that saw the writes where there is one. */
-static ps_status sync_segment(ps_log *log, ps_segment *segment, ps_error *err) {
+/* Sync one segment's file, through the descriptor that saw the writes where there is one. is_behind: all it
+ * holds is durable already, but perhaps its seal. */
+static ps_status sync_segment(ps_log *log, ps_segment *segment, bool is_behind, ps_error *err) {
   int fd = __atomic_load_n(&segment->fd, __ATOMIC_ACQUIRE);
   int own = -1;
   if (fd < 0) {
-    own = fd = ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDONLY, 0);
+    own = fd = open_to_sync(log, segment->path, O_RDONLY);
+    if (fd == -ENOENT && is_behind) return PS_OK; /* removed meanwhile, as nobody needs it any more */
     if (fd < 0) return ps_fail_errno(err, -fd, segment->path, "opening a segment to sync it");
   }
   int rc = ps_os_sync_data(log->env, fd);
@@ -55,13 +71,18 @@ static void sync_index(ps_log *log, int64_t base_offset) {
 ps_status ps_log_sync_segments(ps_log *log, int64_t from, int64_t to, ps_error *err) {
   ps_segment *segment;
   ps_status status = PS_NOT_FOUND;
+  bool is_behind = false;
   /* Where all of a segment is durable already, its seal may not be. */
   if (from > ps_log_start_offset(log)) status = ps_table_holding(log, from - 1, &segment, NULL);
-  if (status != PS_OK) status = ps_table_holding(log, from, &segment, err);
+  if (status == PS_OK)
+    is_behind = true;
+  else
+    status = ps_table_holding(log, from, &segment, err);
   bool new_file = false;
   while (status == PS_OK) {
     new_file = new_file || segment->base_offset >= from;
-    status = sync_segment(log, segment, err);
+    status = sync_segment(log, segment, is_behind, err);
+    is_behind = false;
     int64_t base = segment->base_offset;
     ps_segment_unref(segment);
     if (status != PS_OK) break;
@@ -91,32 +112,50 @@ void ps_log_close_clean(ps_log *log, const ps_segment *busy) {
     ps_os_close(segment->fd);
     segment->fd = -1;
   }
+  ps_maps_shrink(log->options.maps, log);
   pthread_mutex_unlock(&log->table_mutex);
 }
 
 /* In a sync topic readers may see what is durable. Done by all who find it durable, not only by the one who
  * synced: he may have died in between. In others, some readers want no more than that. */
 static void show_durable(ps_log *log) {
-  if (log->options.durability != PS_DURABILITY_SYNC) {
-    ps_log_signal(log);
-    return;
-  }
-  if (ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head))) ps_log_signal(log);
+  bool moved = ps_max_i64(log->head + PS_HEAD_WATERMARK_OFF, ps_head_durable(log->head));
+  if (moved || ps_log_durability(log) != PS_DURABILITY_SYNC) ps_log_signal(log);
+}
+
+/* All from `from` on, a moment ago, stands in a segment that holds something durable already, and so has a
+ * name that is: its file is synced, and that is all. False: it is not so simple. Nothing is looked for by its
+ * name here, so the topic's place need not be looked at either. */
+static bool sync_one(ps_log *log, int64_t from, ps_status *status, ps_error *err) {
+  ps_segment *segment;
+  ps_slot slot;
+  if (from == 0 || ps_table_holding(log, from - 1, &segment, NULL) != PS_OK) return false;
+  bool one = __atomic_load_n(&segment->fd, __ATOMIC_ACQUIRE) >= 0 && ps_head_read_slot(log->head, &slot) &&
+             slot.segment == segment->base_offset;
+  if (one) *status = sync_segment(log, segment, false, err);
+  ps_segment_unref(segment);
+  return one;
 }
 
 /* Another process may have rolled: its segments must be in the table before they are synced. */
+static ps_status sync_segments_anew(ps_log *log, int64_t from, int64_t to, ps_error *err) {
+  ps_status status = ps_log_check_place(log, err);
+  if (status == PS_OK) status = ps_table_refresh(log, err);
+  if (status == PS_OK) status = ps_log_sync_segments(log, from, to, err);
+  return status;
+}
+
 static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
   if (ps_head_durable(log->head) >= target) { /* somebody synced for us while we waited */
     show_durable(log);
     return PS_OK;
   }
   ps_status status = ps_log_check(log, err);
-  if (status == PS_OK) status = ps_log_check_place(log, err);
   if (status != PS_OK) return status;
   int64_t end = ps_head_log_end(log->head);
-  int64_t from = ps_head_durable(log->head);
-  status = ps_table_refresh(log, err);
-  if (status == PS_OK) status = ps_log_sync_segments(log, from, end, err);
+  int64_t from = ps_head_durable(log->head), start = ps_log_start_offset(log);
+  if (from < start) from = start; /* who raised it, died before he said so: ps_retain.h */
+  if (!sync_one(log, from, &status, err)) status = sync_segments_anew(log, from, end, err);
   if (status != PS_OK) return status;
   ps_log_count(&log->syncs, 1);
   ps_head_raise_durable(log->head, end);
@@ -129,26 +168,69 @@ static ps_status sync_held(ps_log *log, int64_t target, ps_error *err) {
   return PS_OK;
 }
 
-/* Alone in this process, wait for the other processes and sync. */
-static ps_status lead(ps_log *log, int64_t target, ps_error *err) {
+static off_t sync_place(const ps_log *log) {
+  return (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
+}
+
+static ps_status lock_sync(ps_log *log, ps_error *err) {
   pthread_mutex_lock(&log->sync_mutex);
-  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_SYNC;
-  ps_status status = PS_OK;
   int rc = 0;
   if (PS_UNLIKELY(ps_log_flag(&log->closed))) { /* meanwhile; the locks' descriptor goes next */
     pthread_mutex_unlock(&log->sync_mutex);
     return ps_log_check(log, err);
   }
-  do rc = ps_os_lock_wait(log->env, log->locks_fd, at, false);
+  do rc = ps_os_lock_wait(log->env, log->locks_fd, sync_place(log), false);
   while (rc == -EINTR); /* appended already: the answer must be true, so a signal waits */
-  if (rc < 0) {
-    status = ps_fail_errno(err, -rc, log->dir, "taking the sync lock");
-  } else {
-    status = sync_held(log, target, err);
-    (void)ps_os_unlock(log->locks_fd, at);
-  }
+  if (rc == 0) return PS_OK;
   pthread_mutex_unlock(&log->sync_mutex);
+  return ps_fail_errno(err, -rc, log->dir, "taking the sync lock");
+}
+
+static void unlock_sync(ps_log *log) {
+  (void)ps_os_unlock(log->locks_fd, sync_place(log));
+  pthread_mutex_unlock(&log->sync_mutex);
+}
+
+/* Alone in this process, wait for the other processes and sync. */
+static ps_status lead(ps_log *log, int64_t target, ps_error *err) {
+  ps_status status = lock_sync(log, err);
+  if (status != PS_OK) return status;
+  status = sync_held(log, target, err);
+  unlock_sync(log);
   return status;
+}
+
+/* ---- the log start ---------------------------------------------------------------------------- */
+
+ps_status ps_log_sync_start(ps_log *log, int64_t offset, ps_error *err) {
+  if (ps_head_durable(log->head) > offset) return PS_OK; /* so is the segment that holds it, and its name */
+  ps_status status = lock_sync(log, err);
+  if (status != PS_OK) return status;
+  status = ps_table_refresh(log, err);
+  if (status == PS_OK) status = ps_log_sync_segments(log, offset, offset, err);
+  if (status == PS_OK) status = ps_log_sync_directory(log, err);
+  unlock_sync(log);
+  return status;
+}
+
+ps_status ps_log_sync_head(ps_log *log, ps_error *err) {
+  char path[512];
+  ps_log_path(log, "head", path);
+  int fd = ps_os_openat(log->env, AT_FDCWD, path, O_RDONLY, 0);
+  if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the head to sync it");
+  int rc = ps_os_sync_data(log->env, fd);
+  ps_os_close(fd);
+  return rc < 0 ? ps_log_fail_poisoning(log, -rc, path, "syncing the head", err) : PS_OK;
+}
+
+ps_status ps_log_skip_durable(ps_log *log, int64_t offset, ps_error *err) {
+  if (ps_head_durable(log->head) >= offset) return PS_OK;
+  ps_status status = lock_sync(log, err);
+  if (status != PS_OK) return status;
+  ps_head_raise_durable(log->head, offset);
+  show_durable(log);
+  unlock_sync(log);
+  return PS_OK;
 }
 
 /* Group commit. Who waits, waits for a sync to end and not for a mutex: that would be handed from one to the
@@ -206,9 +288,8 @@ bool ps_log_is_dirty(const ps_log *log) {
 void ps_log_prepare_next(ps_log *log) {
   if (!ps_log_flag(&log->active_unprepared) || ps_log_check(log, NULL) != PS_OK) return;
   ps_slot slot;
-  if (!ps_head_read_slot(log->head, &slot) || slot.position < log->options.segment_bytes / 2) return;
-  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
-  if (ps_os_lock_try(log->env, log->locks_fd, at, false) < 0) return; /* another process is at it */
+  if (!ps_head_read_slot(log->head, &slot) || slot.position < ps_log_segment_bytes(log) / 2) return;
+  if (ps_log_lock_maintain(log, 0, NULL) != PS_OK) return; /* another is at it */
   char path[512], temporary[512], name[64];
   struct stat st;
   ps_log_path(log, PS_NEXT_NAME, path);
@@ -217,10 +298,11 @@ void ps_log_prepare_next(ps_log *log) {
     snprintf(name, sizeof name, "next.%d.tmp", (int)getpid());
     ps_log_path(log, name, temporary);
     ps_error ignored; /* the roll makes its own file then, and reports */
-    if (ps_log_create_file(log, temporary, log->options.segment_bytes, &fd, &ignored) == PS_OK) {
+    uint32_t bytes = ps_log_segment_bytes(log);
+    if (ps_log_create_file(log, temporary, bytes, &fd, &ignored) == PS_OK) {
       PS_POINT(log->env, "prepare.created");
       /* pwrite-only file systems may not allocate: an empty file would be taken for a wrong size. */
-      if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size == log->options.segment_bytes)
+      if (ps_os_stat_fd(log->env, fd, &st) == 0 && (uint64_t)st.st_size == bytes)
         (void)ps_os_rename(log->env, AT_FDCWD, temporary, path);
       else
         (void)ps_os_unlink(log->env, AT_FDCWD, temporary);
@@ -228,11 +310,11 @@ void ps_log_prepare_next(ps_log *log) {
     }
   }
   __atomic_store_n(&log->active_unprepared, false, __ATOMIC_RELEASE);
-  (void)ps_os_unlock(log->locks_fd, at);
+  ps_log_unlock_maintain(log);
 }
 
 void ps_log_populate(ps_log *log, uint64_t bytes) {
-  if (log->options.durability == PS_DURABILITY_SYNC || ps_log_check(log, NULL) != PS_OK) return;
+  if (ps_log_durability(log) == PS_DURABILITY_SYNC || ps_log_check(log, NULL) != PS_OK) return;
   if (__atomic_load_n(&log->stores_by_call, __ATOMIC_RELAXED)) return; /* calls bring their own pages */
   ps_slot slot;
   if (!ps_head_read_slot(log->head, &slot)) return;
@@ -248,9 +330,8 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
   uint64_t from = ps_align_up(slot.position, 4096), to = from + ps_align_up(bytes, 4096);
   uint64_t backed = __atomic_load_n(&segment->readable, __ATOMIC_RELAXED);
   if (to > backed) to = backed;
-  off_t at = (off_t)log->options.partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN;
   bool wanted = from < to && !__atomic_load_n(&segment->pwrite_only, __ATOMIC_RELAXED);
-  bool locked = wanted && ps_os_lock_try(log->env, log->locks_fd, at, false) == 0;
+  bool locked = wanted && ps_log_lock_maintain(log, 0, NULL) == PS_OK;
   int fd = locked && ps_log_check_place(log, NULL) == PS_OK
                ? ps_os_openat(log->env, AT_FDCWD, segment->path, O_RDWR, 0)
                : -1;
@@ -262,6 +343,6 @@ void ps_log_populate(ps_log *log, uint64_t bytes) {
     }
     ps_os_close(fd);
   }
-  if (locked) (void)ps_os_unlock(log->locks_fd, at);
+  if (locked) ps_log_unlock_maintain(log);
   ps_segment_unref(segment);
 }

@@ -14,15 +14,15 @@
 #define PAUSE_NS_MIN 20000
 #define PAUSE_NS_MAX 5000000
 
-/* One byte after the other: that both are free at once may take for ever where writers are busy. The last one
- * takes the rest of the stride along, so that the kernel keeps one range for all partitions and not three
- * each, which it would walk at every call. */
+/* One byte after the other: that all are free at once may take for ever where writers are busy. In the order
+ * of whoever has several: maintenance takes the other two while it has its own. That one takes the rest of
+ * the stride along, so that the kernel keeps one range for all partitions and not three each, which it would
+ * walk at every call. */
 static int lock_partition(const ps_env *env, int fd, uint32_t partition) {
   int64_t at = (int64_t)partition * PS_LOCK_STRIDE;
-  int rc = ps_os_lock_try(env, fd, at + PS_LOCK_APPEND, false);
+  int rc = ps_os_lock_try_range(env, fd, at + PS_LOCK_MAINTAIN, PS_LOCK_STRIDE - PS_LOCK_MAINTAIN, false);
+  if (rc == 0) rc = ps_os_lock_try(env, fd, at + PS_LOCK_APPEND, false);
   if (rc == 0) rc = ps_os_lock_try(env, fd, at + PS_LOCK_SYNC, false);
-  if (rc == 0)
-    rc = ps_os_lock_try_range(env, fd, at + PS_LOCK_MAINTAIN, PS_LOCK_STRIDE - PS_LOCK_MAINTAIN, false);
   return rc;
 }
 /* Where somebody holds the append lock of a partition, which may take long, that is waited for before any
@@ -65,26 +65,40 @@ ps_status ps_topic_lock(const ps_env *env, int locks_fd, uint32_t partitions, ui
   return PS_OK;
 }
 
-ps_status ps_topic_mark_deleted(const ps_env *env, const char *path, ps_error *err) {
+static ps_status map_head(const ps_env *env, const char *path, uint8_t **head, ps_error *err) {
   struct stat st;
-  uint8_t *head;
   int fd = ps_os_openat(env, AT_FDCWD, path, O_RDWR, 0);
   if (fd == -ENOENT) return ps_fail(err, PS_NOT_FOUND, path, "there is no such head");
   if (fd < 0) return ps_fail_errno(err, -fd, path, "opening the head");
   int rc = ps_os_stat_fd(env, fd, &st);
   bool whole = rc == 0 && st.st_size >= (int64_t)PS_HEAD_BYTES;
-  if (whole) rc = ps_os_map(env, fd, PS_HEAD_BYTES, true, &head);
+  if (whole) rc = ps_os_map(env, fd, PS_HEAD_BYTES, true, head);
   ps_os_close(fd);
   if (rc == 0 && !whole) return ps_fail(err, PS_NOT_FOUND, path, "the head is not whole");
   if (rc < 0) return ps_fail_errno(err, -rc, path, "mapping the head");
   /* Where maps may meet a full disk, a store that finds no block would be a signal. */
-  rc = ps_os_populate_write(head, PS_HEAD_BYTES);
-  if (rc == 0 || rc == -EINVAL || rc == -EAGAIN) {
-    ps_release_u64(head + PS_HEAD_DELETED_OFF, PS_HEAD_DELETED_MAGIC);
-    ps_head_signal(head);
-    rc = 0;
-  }
+  rc = ps_os_populate_write(*head, PS_HEAD_BYTES);
+  if (rc == 0 || rc == -EINVAL || rc == -EAGAIN) return PS_OK;
+  ps_os_unmap(*head, PS_HEAD_BYTES);
+  return ps_fail_errno(err, rc == -EFAULT ? ENOSPC : -rc, path, "reserving the head page");
+}
+
+ps_status ps_topic_mark_deleted(const ps_env *env, const char *path, ps_error *err) {
+  uint8_t *head;
+  ps_status status = map_head(env, path, &head, err);
+  if (status != PS_OK) return status;
+  ps_release_u64(head + PS_HEAD_DELETED_OFF, PS_HEAD_DELETED_MAGIC);
+  ps_head_signal(head);
   ps_os_unmap(head, PS_HEAD_BYTES);
-  return rc < 0 ? ps_fail_errno(err, rc == -EFAULT ? ENOSPC : -rc, path, "marking the head as deleted")
-                : PS_OK;
+  return PS_OK;
+}
+
+ps_status ps_topic_mark_moved(const ps_env *env, const char *path, ps_error *err) {
+  uint8_t *head;
+  ps_status status = map_head(env, path, &head, err);
+  if (status != PS_OK) return status;
+  ps_release_u64(head + PS_HEAD_MOVES_OFF, ps_acquire_u64(head + PS_HEAD_MOVES_OFF) + 1);
+  ps_head_signal(head);
+  ps_os_unmap(head, PS_HEAD_BYTES);
+  return PS_OK;
 }

@@ -46,15 +46,19 @@ static uint64_t incarnation_of(const ps_view *view) {
 }
 
 /* Copy the words of the head if they are all of `incarnation`. The slot before the watermark: what the one
- * names is then there for whoever goes by the other. */
+ * names is then there for whoever goes by the other. The log start is read before the watermark and shown
+ * after it: so it never lies beyond. */
 static bool copy_words(ps_log *log, uint64_t incarnation, bool anew) {
   const uint8_t *shared = log->view.shared;
   uint8_t *head = log->head;
   ps_slot slot;
+  uint64_t files = ps_head_files(shared); /* it moves after the log start does, here and below */
+  int64_t log_start = ps_head_log_start(shared);
   int64_t watermark = ps_head_watermark(shared), durable = ps_head_durable(shared);
-  int64_t log_end = ps_head_log_end(shared), log_start = ps_head_log_start(shared);
+  int64_t log_end = ps_head_log_end(shared);
   uint64_t poison = ps_acquire_u64(shared + PS_HEAD_POISON_OFF);
   uint64_t deleted = ps_acquire_u64(shared + PS_HEAD_DELETED_OFF);
+  uint64_t moves = ps_head_moves(shared);
   if (!ps_head_read_slot(shared, &slot) || log_start < 0) return false;
   __atomic_thread_fence(__ATOMIC_ACQUIRE); /* recovery takes the incarnation away before it changes a word */
   if (incarnation_of(&log->view) != incarnation) return false;
@@ -63,12 +67,18 @@ static bool copy_words(ps_log *log, uint64_t incarnation, bool anew) {
     memset(head + PS_HEAD_SLOT1_OFF, 0, PS_HEAD_LINE);
   }
   ps_head_write_slot(head, &slot);
-  if (ps_head_log_start(head) != log_start) ps_head_set_log_start(head, log_start);
+  ps_release_u64(head + PS_HEAD_MOVES_OFF, moves);
   ps_release_u64(head + PS_HEAD_POISON_OFF, poison);
   ps_release_u64(head + PS_HEAD_DELETED_OFF, deleted);
   ps_release_i64(head + PS_HEAD_DURABLE_OFF, durable);
   ps_release_i64(head + PS_HEAD_LOG_END_OFF, log_end);
   ps_release_i64(head + PS_HEAD_WATERMARK_OFF, watermark);
+  int64_t known = ps_head_log_start(head);
+  if (log_start > known && known >= 0)
+    ps_head_raise_log_start(head, log_start); /* others read it meanwhile */
+  else if (log_start != known)
+    ps_head_set_log_start(head, log_start);
+  ps_release_u64(head + PS_HEAD_FILES_OFF, files);
   return true;
 }
 
@@ -151,10 +161,10 @@ void ps_view_free(ps_log *log) {
   pthread_mutex_destroy(&log->view.mutex);
 }
 
-void ps_view_refresh(ps_log *log) {
+static void refresh_locked(ps_log *log) {
   ps_view *view = &log->view;
-  if (pthread_mutex_trylock(&view->mutex) != 0) return; /* another thread is at it */
-  ps_error ignored;                                     /* the next look tries again */
+  bool copied = false;
+  ps_error ignored; /* the next look tries again */
   /* Of a partition that nobody has used there is no head in which its deletion could be marked. */
   if (!view->shared && ps_log_check_place(log, NULL) == PS_DELETED)
     ps_release_u64(log->head + PS_HEAD_DELETED_OFF, PS_HEAD_DELETED_MAGIC);
@@ -164,9 +174,19 @@ void ps_view_refresh(ps_log *log) {
     uint64_t now = incarnation_of(view);
     if (ps_head_deleted(view->shared)) ps_release_u64(log->head + PS_HEAD_DELETED_OFF, PS_HEAD_DELETED_MAGIC);
     if (view->following && now == view->incarnation)
-      (void)copy_words(log, now, false);
+      copied = copy_words(log, now, false);
     else if (now != 0 && now != view->incarnation) /* a writer came, and recovered what had to be */
       (void)follow(log, now);
   }
   pthread_mutex_unlock(&view->mutex);
+  if (copied) ps_table_trim(log);
+}
+
+void ps_view_refresh(ps_log *log) {
+  if (pthread_mutex_trylock(&log->view.mutex) == 0) refresh_locked(log); /* else another thread is at it */
+}
+
+void ps_view_refresh_now(ps_log *log) {
+  pthread_mutex_lock(&log->view.mutex);
+  refresh_locked(log);
 }

@@ -33,5 +33,7 @@ void ps_view_free(ps_log *log);
 /* Bring log->head up to date with what writers have published since. Any thread; no system call where a
  * writer is followed. */
 void ps_view_refresh(ps_log *log);
+/* The same, and not as another thread has begun to see it a moment ago. */
+void ps_view_refresh_now(ps_log *log);
 
 #endif

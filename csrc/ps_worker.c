@@ -293,7 +293,7 @@ void ps_worker_after_fork_child(ps_worker *w) {
     p->prev = p->next = NULL;
     PS_ASSERT(pthread_mutex_init(&p->wait_mutex, NULL) == 0);
     ps_cond_init(&p->progress);
-    for (uint32_t i = 0; i < p->lane_count; i++) p->lanes[i].place = PS_LANE_NOWHERE;
+    for (uint32_t i = 0; i < p->lane_count; i++) ps_producer_lane(p, i)->place = PS_LANE_NOWHERE;
     ps_spin_unlock(&p->lock);
     p = next;
   }

@@ -26,6 +26,7 @@ from pystream.errors import (
     FormatVersionError,
     GroupNotEmptyError,
     GroupNotFoundError,
+    KeyRequiredError,
     LockTimeoutError,
     LogTruncatedError,
     OffsetOutOfRangeError,
@@ -42,6 +43,7 @@ from pystream.errors import (
     TopicDeletedError,
     TopicExistsError,
     TopicNotFoundError,
+    TopicRenamedError,
     UnsafeFileSystemError,
     UnsupportedError,
 )
@@ -58,6 +60,7 @@ from pystream.versions import show_versions
 if TYPE_CHECKING:
     from pystream.aio import AsyncConsumer, AsyncProducer
     from pystream.group import Group
+    from pystream.latest import Latest
     from pystream.repairs import repair
     from pystream.verification import verify
 
@@ -80,6 +83,8 @@ __all__ = [
     "GroupNotEmptyError",
     "GroupNotFoundError",
     "Hold",
+    "KeyRequiredError",
+    "Latest",
     "LockTimeoutError",
     "LogTruncatedError",
     "OffsetAndMetadata",
@@ -107,6 +112,7 @@ __all__ = [
     "TopicNotFoundError",
     "TopicOptions",
     "TopicPartition",
+    "TopicRenamedError",
     "UnsafeFileSystemError",
     "UnsupportedError",
     "__version__",
@@ -127,6 +133,10 @@ def __getattr__(name: str) -> object:
         from pystream.group import Group
 
         return Group
+    if name == "Latest":
+        from pystream.latest import Latest
+
+        return Latest
     if name == "repair":
         from pystream.repairs import repair
 

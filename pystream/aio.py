@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pystream.partition import Position
     from pystream.places import OffsetAndMetadata, OffsetAndTimestamp, PartitionLike, TopicPartition, Topics
     from pystream.producer import Producer
+    from pystream.stats import ConsumerStats, ProducerStats
 
 T = TypeVar("T")
 
@@ -249,6 +250,10 @@ class AsyncConsumer:
         """For each partition assigned, how many offsets lie between its position and its end."""
         return self._consumer.lag()
 
+    def stats(self) -> ConsumerStats:
+        """What it has done, and where it is; see `Consumer.stats`."""
+        return self._consumer.stats()
+
     # ---- its group --------------------------------------------------------------------------------
 
     @property
@@ -366,8 +371,8 @@ class AsyncProducer:
         """True once `close` was called, or the store was closed."""
         return self._producer.closed
 
-    def stats(self) -> dict[str, int]:
-        """Counters; see `Producer.stats`."""
+    def stats(self) -> ProducerStats:
+        """What it has done, and has in hand; see `Producer.stats`."""
         return self._producer.stats()
 
     async def send(

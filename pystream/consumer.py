@@ -7,15 +7,16 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from re import Pattern
-from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from pystream import options as opt
 from pystream import serializers
-from pystream._native.fetcher import Fetcher
+from pystream._native.fetcher import Attention, Fetcher
 from pystream._native.reader import PartitionReader
-from pystream.errors import ClosedError, OffsetOutOfRangeError, OptionError
+from pystream.altering import following
+from pystream.errors import ClosedError, OptionError
+from pystream.falling import Falls, OutOfRange, parse_policy
 from pystream.partition import Partition, Position
 from pystream.places import (
     OffsetAndMetadata,
@@ -25,9 +26,12 @@ from pystream.places import (
     TopicPartition,
     Topics,
     check_start,
+    parse_topics,
 )
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pystream._native.batch import Batch, Record
     from pystream._native.schema import Schema
     from pystream.group.documents import Committed
@@ -35,11 +39,11 @@ if TYPE_CHECKING:
     from pystream.group.patterns import Follower
     from pystream.group.settings import GroupOptions
     from pystream.serializers import SerializerLike
+    from pystream.stats import ConsumerStats
     from pystream.store import Store
     from pystream.topic import Topic
 
 SPIN_NS_MAX = 10**9
-METADATA_BYTES_MAX: Final = 4096
 
 
 _Key: TypeAlias = tuple[str, int]
@@ -67,6 +71,7 @@ class Consumer:
         *,
         group: GroupOptions | None = None,
         start: Start = "earliest",
+        out_of_range: OutOfRange | None = None,
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
         durable: bool = False,
@@ -75,19 +80,19 @@ class Consumer:
     ) -> None:
         self._store = store
         self._start = start
+        self._falls = Falls(self, parse_policy(out_of_range, start))
         self._timeout_ns = opt.parse_timeout("timeout", timeout)
         self._spin_ns = opt.parse_duration("spin", spin, maximum=SPIN_NS_MAX)
         self._durable = opt.parse_flag("durable", durable)
-        self._values, self._keys = (
-            serializers.parse_readers("value", value),
-            serializers.parse_readers("key", key),
-        )
+        self._values = serializers.parse_readers("value", value)
+        self._keys = serializers.parse_readers("key", key)
         self._topics: dict[str, Topic] = {}
         self._schemas: dict[str, Schema] = {}
         self._readers: dict[_Key, PartitionReader] = {}
         self._fetcher = Fetcher(spin_ns=self._spin_ns)
         self._membership: Membership | None = None
         self._follower: Follower | None = None
+        self._growth: Attention | None = None
         self._asker: threading.Thread | None = None  # who asks for records
         self._closed = False
         names = tuple(topics)
@@ -115,6 +120,11 @@ class Consumer:
     def closed(self) -> bool:
         """True after `close`."""
         return self._closed
+
+    @property
+    def skipped(self) -> int:
+        """How many offsets were deleted before it had read them, and so passed over, since it was made."""
+        return self._falls.skipped
 
     # ---- what is read -----------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Consumer:
         """
         self._check()
         self._forget_deleted()
-        names, pattern = self._parse_topics(topics)
+        names, pattern = parse_topics(topics)
         if self._membership is not None:
             for name in names:
                 self._topic(name)
@@ -168,36 +178,51 @@ class Consumer:
             names = follower.topics()
         else:
             self._stop_following()
+            self._growth = Attention(self._grow)
+            self._fetcher.attend(self._growth)
         self._read_all(names)
+        for name in names if pattern is None else ():
+            following(self._store._handle).listen(self._topics[name], self)
 
-    def _parse_topics(self, topics: Topics) -> tuple[tuple[str, ...], Pattern[str] | None]:
-        given = [topics] if isinstance(topics, (str, Pattern)) else list(topics)
-        names: list[str] = []
-        for name in given:
-            if isinstance(name, Pattern) or (isinstance(name, str) and name.startswith("^")):
-                if len(given) > 1:
-                    raise OptionError("give one pattern alone, or names; a pattern may join others by '|'")
-                from pystream.group.patterns import parse_pattern
-
-                return (), parse_pattern(name)
-            if not isinstance(name, str):
-                several = "; give several one by one: consumer(*names)" * isinstance(name, (list, tuple))
-                raise TypeError(f"topic name must be a str, not {type(name).__name__}{several}")
-            names.append(name)
-        return tuple(dict.fromkeys(names)), None
-
-    def _read_all(self, names: Iterable[str]) -> None:
+    def _read_all(self, names: Iterable[str], places: Mapping[tuple[UUID, int], int] | None = None) -> None:
         found = [self._topic(name) for name in names]
-        self._assign({(topic.name, index): None for topic in found for index in range(topic.partitions)})
+        self._assign(
+            {
+                (topic.name, index): places.get((topic.uuid, index)) if places else None
+                for topic in found
+                for index in range(topic.partitions)
+            }
+        )
 
     def _follow(self, names: tuple[str, ...]) -> None:
-        """Topics that match have come or gone."""
-        self._forget_deleted()
-        self._read_all(name for name in names if name in self._topics or name in self._store)
+        """Topics that match have come or gone, or have other names."""
+        places = self._forget_deleted()
+        for (name, index), reader in self._readers.items():
+            if name not in names:  # renamed a moment ago, perhaps
+                places[self._topics[name].uuid, index] = reader.position
+        self._read_all((name for name in names if name in self._topics or name in self._store), places)
+
+    def _topic_has_grown(self, topic: Topic) -> None:
+        growth, count = self._growth, topic._options.partitions
+        if growth is not None and (topic.name, count - 1) not in self._readers:
+            growth.want()
+
+    def _grow(self, waited: bool) -> None:
+        """Topics that are read have got partitions, perhaps. All that these hold came since."""
+        if waited:
+            self._store._refresh_options()
+        names = {name for name, _ in self._readers}
+        wanted: dict[_Key, Position | None] = dict.fromkeys(self._readers)
+        for name in names:
+            for index in range(self._topics[name]._options.partitions):
+                wanted.setdefault((name, index), "earliest")
+        if len(wanted) > len(self._readers):
+            self._assign(wanted)
 
     def _stop_following(self) -> None:
+        self._fetcher.attend(None)
+        self._growth = None
         if self._follower is not None:
-            self._fetcher.attend(None)
             self._follower.close()
             self._follower = None
 
@@ -266,8 +291,9 @@ class Consumer:
             TopicDeletedError: a topic was deleted. `subscribe` or `assign` anew to go on without it.
             ClosedError: the consumer is closed, perhaps meanwhile.
         """
-        self._check_assigned()
-        batch = self._fetcher.poll(opt.parse_timeout("timeout", timeout))
+        if self._store._closed or self._membership is not None or not self._readers:  # else the logs know
+            self._check_assigned()
+        batch = self._fetcher.poll(-1 if timeout is None else opt.parse_timeout("timeout", timeout))
         if batch is None:
             self._check()  # closed meanwhile
         return batch
@@ -335,6 +361,12 @@ class Consumer:
             for key, reader in sorted(self._readers.items())
         }
 
+    def stats(self) -> ConsumerStats:
+        """What it has done since it was made, and where it is. From any thread, also once it is closed."""
+        from pystream.measuring import of_consumer
+
+        return of_consumer(self)
+
     # ---- what is done -----------------------------------------------------------------------------
 
     def commit(
@@ -369,35 +401,12 @@ class Consumer:
             if not isinstance(offsets, Mapping):
                 raise TypeError(f"offsets= must be {{(topic, partition): offset}}, not {type(offsets)}")
             wanted = {}
+            from pystream.group.offsets import parse_commit
+
             for given, entry in offsets.items():
                 self._reader(given)
-                wanted[self._partition(given)] = self._parse_commit(given, entry)
+                wanted[self._partition(given)] = parse_commit(self._partition_of(given), entry)
         membership.commit(wanted, durable=durable)
-
-    def _parse_commit(self, given: PartitionLike, entry: object) -> int | Committed:
-        from pystream.group.documents import Committed
-
-        whole = entry if isinstance(entry, OffsetAndMetadata) else OffsetAndMetadata(entry)  # type: ignore[arg-type]
-        offset = opt.parse_int("offset", whole.offset)
-        partition = self._partition_of(given)
-        if not 0 <= offset <= partition.end_offset:
-            raise OffsetOutOfRangeError(
-                f"offset {offset} cannot be committed: {partition.topic!r}/{partition.index} ends at "
-                f"{partition.end_offset}",
-                topic=partition.topic,
-                partition=partition.index,
-                offset=offset,
-            )
-        if not isinstance(entry, OffsetAndMetadata):
-            return offset
-        if not isinstance(whole.metadata, str):
-            raise TypeError(f"metadata must be a str, not {type(whole.metadata).__name__}")
-        if len(whole.metadata.encode("utf-8", "surrogatepass")) > METADATA_BYTES_MAX:
-            raise OptionError(f"metadata has more than {METADATA_BYTES_MAX} bytes")
-        epoch = (
-            -1 if whole.leader_epoch is None else opt.parse_int("leader_epoch", whole.leader_epoch, minimum=0)
-        )
-        return Committed(offset, epoch, whole.metadata, time_ns())
 
     @overload
     def committed(self, partition: PartitionLike, *, metadata: Literal[False] = False) -> int | None: ...
@@ -424,11 +433,12 @@ class Consumer:
 
     def seek_to_committed(self, *partitions: PartitionLike) -> None:
         """Go on at the committed offset of these partitions, or of all; where there is none, as `start`
-        says."""
-        self._member()
-        for key in [self._partition(partition) for partition in partitions] or list(self._readers):
-            offset = self.committed(key)
-            self._reader(key).seek(self._first_place(key) if offset is None else offset)
+        says; where it is not in the log any more, as when a partition is taken over."""
+        from pystream.group.offsets import seek_to_committed
+
+        member = self._member()
+        keys = [self._partition(partition) for partition in partitions] or list(self._readers)
+        seek_to_committed(self, member, keys)
 
     def heartbeat(self) -> None:
         """Tell the group that this consumer lives, while it does something that takes longer than its
@@ -507,12 +517,17 @@ class Consumer:
             )
         return self._membership
 
-    def _forget_deleted(self) -> None:
-        """Stop reading topics that were deleted; their names may be those of others now."""
+    def _forget_deleted(self) -> dict[tuple[UUID, int], int]:
+        """Stop reading topics that were deleted or renamed; their names may be others' now. How far they were
+        read."""
+        places = {}
         for name in [name for name, topic in self._topics.items() if topic._is_deleted()]:
-            del self._topics[name]
+            topic = self._topics.pop(name)
             for key in [key for key in self._readers if key[0] == name]:
-                self._fetcher.remove(self._readers.pop(key))
+                reader = self._readers.pop(key)
+                places[topic.uuid, key[1]] = reader.position
+                self._fetcher.remove(reader)
+        return places
 
     def _topic(self, name: object) -> Topic:
         if not isinstance(name, str):
@@ -542,19 +557,13 @@ class Consumer:
     def _reader(self, given: PartitionLike) -> PartitionReader:
         self._check()
         key = self._partition(given)
-        if key not in self._readers:
-            raise OptionError(
-                f"{key[0]!r}/{key[1]} is not assigned to this consumer", topic=key[0], partition=key[1]
-            )
-        return self._readers[key]
+        if key in self._readers:
+            return self._readers[key]
+        what = f"{key[0]!r}/{key[1]} is not assigned to this consumer"
+        raise OptionError(what, topic=key[0], partition=key[1])
 
     def _place(self, given: PartitionLike, position: Position, name: str) -> int:
-        partition = self._partition_of(given)
-        offset = partition._resolve(name, position)
-        if self._durable and position == "latest":
-            offset = min(offset, partition.durable_offset)
-        partition._check_offset(offset)
-        return offset
+        return self._partition_of(given)._place(name, position, self._durable)
 
     def _seek_all(self, partitions: tuple[PartitionLike, ...], where: str) -> None:
         for key in [self._partition(given) for given in partitions] or list(self._readers):
@@ -568,7 +577,7 @@ class Consumer:
                 return self._place(key, position, "start")
         return self._place(key, "earliest", "start")
 
-    def _assign(self, wanted: Mapping[_Key, int | None]) -> None:
+    def _assign(self, wanted: Mapping[_Key, Position | None]) -> None:
         """Put the readers of `wanted` in place of the present ones; all places are found first."""
         places: dict[_Key, int | None] = {}
         for key, offset in wanted.items():
@@ -580,16 +589,12 @@ class Consumer:
             self._fetcher.remove(self._readers[key])  # refused while it is being read from
             del self._readers[key]
         for key, place in places.items():
-            if key not in self._readers:
-                assert place is not None
-                self._make_reader(key, place)
-            elif place is not None:
-                self._readers[key].seek(place)
+            if place is not None:
+                self._make_reader(key, place) if key not in self._readers else self._readers[key].seek(place)
 
     def _make_reader(self, key: _Key, place: int) -> PartitionReader:
-        reader = PartitionReader(
-            self._partition_of(key)._log(), place, schema=self._schemas[key[0]], durable=self._durable
-        )
+        log = self._partition_of(key)._log()
+        reader = self._falls.reader(log, place, self._schemas[key[0]], self._durable)
         self._fetcher.add(reader)
         self._readers[key] = reader
         return reader

@@ -8,8 +8,9 @@ hidden name is removed by the deleter, or by whoever next opens the store, or cr
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from pystream._native.deletion import TopicLock, point
@@ -17,14 +18,16 @@ from pystream.errors import LockTimeoutError, PartitionHeldError, PystreamError
 from pystream.metadata import (
     LOCKS_FILE,
     TOPICS_DIRECTORY,
+    announce,
     storage_errors,
     sweep_unfinished,
     sync_directory,
     topic_directory,
+    topic_lock,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pystream._native.log import StoreHandle
 
@@ -54,33 +57,52 @@ def delete_topic(store: StoreHandle, path: str, name: str, timeout_ns: int) -> b
     """
     directory = topic_directory(path, name)
     topics = os.path.join(path, TOPICS_DIRECTORY)
-    with storage_errors(directory):
+    with storage_errors(directory), ExitStack() as held:
         store.release_holds(name)
         try:
-            partitions = 1 + max(_partitions(directory), default=-1)
-            lock = _Lock(store, directory, name, partitions, timeout_ns)
+            lock = held.enter_context(locked_out(store, path, name, timeout_ns, "deleted"))
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except LockTimeoutError as error:
-            _name_holder(directory, name, error)
-            raise
-        with closing(lock):
-            point(store, "delete.locked")
-            if not lock.in_place():  # another process was first
-                return False
-            tombstone = os.path.join(topics, TOMBSTONE + os.urandom(8).hex())
-            os.rename(directory, tombstone)
-            point(store, "delete.renamed")
-            try:
-                sync_directory(topics)
-                point(store, "delete.synced")
-            finally:
-                _mark(store, lock, tombstone)
+        point(store, "delete.locked")
+        tombstone = os.path.join(topics, TOMBSTONE + os.urandom(8).hex())
+        os.rename(directory, tombstone)
+        announce(topics)
+        point(store, "delete.renamed")
+        try:
+            sync_directory(topics)
+            point(store, "delete.synced")
+        finally:
+            tell_holders(store, tombstone, lock.mark, "delete.marked")
     store.drop_deleted()
     point(store, "delete.unlocked")
     _remove(store, tombstone)
     sweep(store, path)
     return True
+
+
+@contextmanager
+def locked_out(store: StoreHandle, path: str, name: str, timeout_ns: int, what: str) -> Iterator[TopicLock]:
+    """Everybody locked out of a topic, those who would change it, and those who write to it.
+
+    Args:
+        timeout_ns: for each of the two, -1: for ever.
+        what: is to become of the topic, for messages.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such topic, any more.
+        LockTimeoutError: somebody kept a lock for longer.
+    """
+    directory = topic_directory(path, name)
+    with topic_lock(path, name, timeout_ns):
+        try:
+            lock = _Lock(store, directory, name, 1 + max(partitions(directory), default=-1), timeout_ns)
+        except LockTimeoutError as error:
+            _name_holder(directory, name, what, error)
+            raise
+        with closing(lock):
+            if not lock.in_place():  # `locks` itself was replaced: by whom?
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
+            yield lock
 
 
 def sweep(store: StoreHandle, path: str) -> None:
@@ -102,18 +124,18 @@ def sweep(store: StoreHandle, path: str) -> None:
                 _remove(store, tombstone)
 
 
-def _name_holder(directory: str, name: str, error: LockTimeoutError) -> None:
+def _name_holder(directory: str, name: str, what: str, error: LockTimeoutError) -> None:
     """Say who keeps a partition for exclusive writing, where somebody does."""
     from pystream.inspection import read_head  # only on the way to an error
 
-    for partition in _partitions(directory):
+    for partition in partitions(directory):
         try:
             head = read_head(os.path.join(directory, str(partition), HEAD_FILE))
         except PystreamError:  # never opened
             continue
         if head.held:
             raise PartitionHeldError(
-                f"topic {name!r} cannot be deleted now: process {head.holder} holds partition {partition} "
+                f"topic {name!r} cannot be {what} now: process {head.holder} holds partition {partition} "
                 "for exclusive writing",
                 topic=name,
                 partition=partition,
@@ -124,27 +146,28 @@ def _name_holder(directory: str, name: str, error: LockTimeoutError) -> None:
 def _finish(store: StoreHandle, tombstone: str) -> bool:
     """Mark what a deleter that died has not. False: writers that do not know yet, or a deleter, are at it."""
     try:
-        lock = _Lock(store, tombstone, None, 1 + max(_partitions(tombstone), default=-1), 0)
+        lock = _Lock(store, tombstone, None, 1 + max(partitions(tombstone), default=-1), 0)
     except LockTimeoutError:
         return False
     with closing(lock):
-        _mark(store, lock, tombstone)
+        tell_holders(store, tombstone, lock.mark, "delete.marked")
     return True
 
 
-def _mark(store: StoreHandle, lock: TopicLock, tombstone: str) -> None:
-    """Tell whoever has a partition open. Where a head cannot be marked, they find out at their next file."""
-    for partition in _partitions(tombstone):
+def tell_holders(store: StoreHandle, directory: str, mark: Callable[[str], object], told: str) -> None:
+    """Have `mark` tell, by each partition's head, whoever has it open; `told` is the fault point after each.
+    Where a head cannot be marked, they find out at their next file."""
+    for partition in partitions(directory):
         with suppress(PystreamError):
-            lock.mark(os.path.join(tombstone, str(partition), HEAD_FILE))
-        point(store, "delete.marked")
+            mark(os.path.join(directory, str(partition), HEAD_FILE))
+        point(store, told)
 
 
 def _remove(store: StoreHandle, tombstone: str) -> None:
     from shutil import rmtree  # slow to import, and wanted only here
 
     with suppress(OSError):
-        for partition in _partitions(tombstone):
+        for partition in partitions(tombstone):
             rmtree(os.path.join(tombstone, str(partition)), ignore_errors=True)
             point(store, "delete.removing")
         for entry in os.listdir(tombstone):
@@ -158,6 +181,6 @@ def _remove(store: StoreHandle, tombstone: str) -> None:
     point(store, "delete.removed")
 
 
-def _partitions(directory: str) -> Iterator[int]:
+def partitions(directory: str) -> Iterator[int]:
     """The numbers of the partitions that have a directory there, from the first."""
     return iter(sorted(int(entry) for entry in os.listdir(directory) if entry.isdecimal()))

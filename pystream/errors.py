@@ -15,6 +15,7 @@ from pystream._native.errors import (
     FormatVersionError,
     GroupNotEmptyError,
     GroupNotFoundError,
+    KeyRequiredError,
     LockTimeoutError,
     LogTruncatedError,
     OffsetOutOfRangeError,
@@ -31,6 +32,7 @@ from pystream._native.errors import (
     TopicDeletedError,
     TopicExistsError,
     TopicNotFoundError,
+    TopicRenamedError,
     UnsafeFileSystemError,
     UnsupportedError,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "FormatVersionError",
     "GroupNotEmptyError",
     "GroupNotFoundError",
+    "KeyRequiredError",
     "LockTimeoutError",
     "LogTruncatedError",
     "OffsetOutOfRangeError",
@@ -61,6 +64,7 @@ __all__ = [
     "TopicDeletedError",
     "TopicExistsError",
     "TopicNotFoundError",
+    "TopicRenamedError",
     "UnsafeFileSystemError",
     "UnsupportedError",
 ]

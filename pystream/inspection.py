@@ -17,6 +17,7 @@ from uuid import UUID
 
 from pystream import metadata
 from pystream._native import inspect as native
+from pystream._native.compact import without_leftovers
 from pystream._native.limits import CODECS
 from pystream.errors import PystreamError
 from pystream.inspected import (
@@ -86,13 +87,29 @@ _SLOT_READS: Final = 5  # a slot that is being written is whole a moment later
 def segment_files(directory: str | os.PathLike[str]) -> list[tuple[int, str]]:
     """(base offset, path) of the segments of a partition, in order.
 
+    Those that an interrupted compaction has left, which the one before them covers, are left out.
+
     Raises:
         StorageError: the directory cannot be read.
     """
     directory = os.fspath(directory)
     with metadata.storage_errors(directory):
         found = [(_SEGMENT.fullmatch(entry), entry) for entry in os.listdir(directory)]
-    return sorted((int(match[1]), os.path.join(directory, entry)) for match, entry in found if match)
+    files = sorted((int(match[1]), os.path.join(directory, entry)) for match, entry in found if match)
+    return without_leftovers(files)
+
+
+def kept_files(files: list[tuple[int, str]], log_start: int | None) -> list[tuple[int, str]]:
+    """Those of `segment_files` that hold records from the log start on; None: it is not known.
+
+    What is below it may be there still, whole or in part: it is removed later, and says nothing.
+    """
+    if log_start is None:
+        return files
+    first = 0
+    while first + 1 < len(files) and files[first + 1][0] <= log_start:
+        first += 1
+    return files[first:]
 
 
 def cut_files(directory: str | os.PathLike[str]) -> list[CutFile]:
@@ -259,6 +276,8 @@ def walk_partition(
     bound = head.high_watermark if live and head is not None and head.sound else None
     identity = _identity_of(directory, head)
     files = segment_files(directory)
+    if segment is None:
+        files = kept_files(files, head.log_start if head is not None and head.sound else None)
     bases = [base for base, _ in files]
     expected: int | None = head.log_start if head is not None and head.sound else None
     for number, (base, path) in enumerate(files):

@@ -13,27 +13,27 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
-import numpy as np
-
-from pystream import options as opt
 from pystream._native.deletion import point
 from pystream._native.hashing import xxh3_hex
-from pystream._native.limits import CODECS, DURABILITIES, FORMAT_VERSION, FRAME_HEADER_BYTES
+from pystream._native.limits import FORMAT_VERSION
 from pystream.errors import (
     CorruptLogError,
     FormatVersionError,
+    LockTimeoutError,
     OptionError,
     PystreamError,
     StorageError,
     StoreNotFoundError,
 )
+from pystream.topicoptions import TopicOptions as TopicOptions
 
 if TYPE_CHECKING:
     from pystream._native.log import StoreHandle
@@ -44,6 +44,7 @@ TOPICS_DIRECTORY: Final = "topics"
 LOCKS_FILE: Final = "locks"
 LIVE_FILE: Final = "live"
 BACKUP_FILE: Final = "backup.json"
+MAINTENANCE_FILE: Final = "maintenance.json"
 JOBS_DIRECTORY: Final = "ingest"
 JOB_FORMAT: Final = "pystream ingest job"
 
@@ -56,101 +57,6 @@ _NOT_CONTENT: Final = ("lost+found",)
 # Features this version knows. An unknown incompatible one refuses the file, an unknown compatible one
 # is passed over.
 _INCOMPATIBLE_KNOWN: Final[frozenset[str]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TopicOptions:
-    """How a topic stores its records. Fixed when the topic is made."""
-
-    partitions: int = 1
-    """Partitions, 1 to 65,536."""
-    compression: str = "none"
-    """Codec of new batches: "none" or "lz4"."""
-    durability: str = "interval"
-    """"interval", "sync" or "none"."""
-    dtype: np.dtype[Any] | None = None
-    """NumPy type of each value, or None."""
-    value_bytes: int | None = None
-    """Bytes of every value, or None when they vary (or follow from `dtype`)."""
-    key_bytes: int | None = None
-    """Bytes of every key that is not null, or None when they vary."""
-    segment_bytes: int = 128 << 20
-    """Bytes of a segment file."""
-    index_interval_bytes: int = 16 << 10
-    """Bytes of log between two entries of the sparse index."""
-    timestamp_type: str = "create"
-    """"create": the producer's clock or the timestamp given. "append": the log's clock at append."""
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and self.value_bytes is not None:
-            raise OptionError("dtype= and value_bytes= both say how wide a value is: give one of them")
-        width = self.value_width
-        record = FRAME_HEADER_BYTES + max(width, 0) + (self.key_bytes or 0)
-        if record > self.segment_bytes // 2:
-            raise OptionError(
-                f"segment_bytes={self.segment_bytes}: too small for records of {record - FRAME_HEADER_BYTES} "
-                f"bytes; must be at least twice a batch of one record ({2 * record} bytes)"
-            )
-
-    @property
-    def value_width(self) -> int:
-        """Bytes of every value, or -1 when they vary."""
-        if self.dtype is not None:
-            return self.dtype.itemsize
-        return -1 if self.value_bytes is None else self.value_bytes
-
-    @property
-    def key_width(self) -> int:
-        """Bytes of every key, or -1 when they vary."""
-        return -1 if self.key_bytes is None else self.key_bytes
-
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> dict[str, Any]:
-        """Check the options that were given (those not None) and bring them to their stored form."""
-        return {name: _PARSERS[name](value) for name, value in given.items() if value is not None}
-
-    def differing(self, given: Mapping[str, object]) -> str | None:
-        """The first option given that is not as stored here, or None."""
-        for name, wanted in given.items():
-            existing = getattr(self, name)
-            # NumPy holds that dtype("f8") == None, so None is compared by identity.
-            if (existing is None) != (wanted is None) or existing != wanted:
-                return name
-        return None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TopicOptions):
-            return NotImplemented
-        return self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.to_json().items()))
-
-    def to_json(self) -> dict[str, object]:
-        document: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.dtype is not None:
-            document["dtype"] = opt.dtype_to_text(self.dtype)
-        return document
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> TopicOptions:
-        known = {field.name: document[field.name] for field in fields(cls)}
-        if known["dtype"] is not None:
-            known["dtype"] = opt.dtype_from_text(known["dtype"])
-        return cls(**cls.parse(known))
-
-
-_PARSERS: Final[dict[str, Any]] = {
-    "partitions": opt.parse_partitions,
-    "compression": lambda value: opt.parse_choice("compression", value, CODECS),
-    "durability": lambda value: opt.parse_choice("durability", value, DURABILITIES),
-    "dtype": opt.parse_dtype,
-    "value_bytes": lambda value: opt.parse_width("value_bytes", value),
-    "key_bytes": lambda value: opt.parse_width("key_bytes", value),
-    "segment_bytes": opt.parse_segment_bytes,
-    "index_interval_bytes": opt.parse_index_interval_bytes,
-    "timestamp_type": lambda value: opt.parse_choice("timestamp_type", value, ("create", "append")),
-}
 
 
 class Identity(NamedTuple):
@@ -290,7 +196,14 @@ def list_topics(path: str) -> list[str]:
 
 
 def has_topic(path: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(topic_directory(path, name), TOPIC_FILE))
+    """Whether there is such a topic. One that cannot be looked at is one: who reads it hears why not."""
+    try:
+        found = os.stat(os.path.join(topic_directory(path, name), TOPIC_FILE))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name that no file can have
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return stat.S_ISREG(found.st_mode)
 
 
 def topic_directory(path: str, name: str) -> str:
@@ -314,8 +227,18 @@ def read_topic(path: str, name: str) -> tuple[Identity, TopicOptions] | None:
         return _identity(document), TopicOptions.from_json(document["options"])
 
 
-def create_topic(path: str, name: str, options: TopicOptions, store: StoreHandle | None = None) -> bool:
+def create_topic(
+    path: str,
+    name: str,
+    options: TopicOptions,
+    store: StoreHandle | None = None,
+    fill: Callable[[str, int], None] | None = None,
+) -> bool:
     """Make a topic's directory, whole or not at all. False when another process was first.
+
+    Args:
+        fill: called before it gets its name, with the path it has until then and a descriptor of it, to put
+            more into it. What that raises ends it.
 
     Raises:
         StorageError: a system call failed; nothing is left behind. When the sync of the directory did, the
@@ -337,7 +260,10 @@ def create_topic(path: str, name: str, options: TopicOptions, store: StoreHandle
                 os.mkdir(os.path.join(temporary, str(partition)))
             os.fsync(made)
             point(store, "create.written")
+            if fill is not None:
+                fill(temporary, made)
             os.rename(temporary, target)  # refused by the kernel when a non-empty directory is there
+            announce(topics)
             point(store, "create.renamed")
         except BaseException as error:
             remove_tree(temporary)
@@ -351,25 +277,148 @@ def create_topic(path: str, name: str, options: TopicOptions, store: StoreHandle
     return True
 
 
+def find_topic(path: str, uuid: UUID) -> str | None:
+    """The name of the topic with this uuid, whatever it was before. Reads every topic's file, so it is for
+    errors and the like."""
+    for name in list_topics(path):
+        with suppress(PystreamError):
+            found = read_topic(path, name)
+            if found is not None and found[0].uuid == uuid:
+                return name
+    return None
+
+
+def topic_stamp(path: str, name: str) -> tuple[int, int] | None:
+    """What changes whenever a topic's options do: time of change and inode of its file. None: no topic."""
+    try:
+        found = os.stat(os.path.join(topic_directory(path, name), TOPIC_FILE))
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def rewrite_topic(
+    path: str,
+    name: str,
+    directory: int,
+    edit: Callable[[TopicOptions], TopicOptions],
+    store: StoreHandle | None = None,
+) -> tuple[TopicOptions, TopicOptions]:
+    """Put other options in place of a topic's, in one step; those before, and those now.
+
+    The new file is made among the topics, and not in this one: so the time of change of STORE/topics tells
+    everybody that something about the topics has changed.
+
+    Args:
+        directory: of the topic, open and locked by `topic_lock`. The file goes there, though another topic
+            should have the name by then.
+        edit: makes the new ones from the present ones; nothing is written where they are the same.
+
+    Raises:
+        CorruptLogError, FormatVersionError: the present file is damaged, or too new.
+        StorageError: a system call failed. Unless that was the last sync, nothing has changed.
+    """
+    file = os.path.join(topic_directory(path, name), TOPIC_FILE)
+    with storage_errors(file), _damage(file):
+        with open(os.open(TOPIC_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as present:
+            document = decode(present.read(), format="pystream topic", path=file)
+        before = TopicOptions.from_json(document["options"])
+    after = edit(before)
+    if after == before:
+        return before, before
+    data = encode({**document, "options": {**document["options"], **after.to_json()}})
+    topics = os.path.join(path, TOPICS_DIRECTORY)
+    with storage_errors(file):
+        temporary, made = _new_file(topics)
+        try:
+            point(store, "alter.begun")
+            with open(made, "wb", closefd=False) as out:
+                out.write(data)
+            os.fsync(made)
+            point(store, "alter.written")
+            os.rename(temporary, TOPIC_FILE, dst_dir_fd=directory)
+            announce(topics)
+            point(store, "alter.renamed")
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(made)
+        os.fsync(directory)
+        point(store, "alter.synced")
+    return before, after
+
+
+@contextmanager
+def topic_lock(path: str, name: str, timeout_ns: int) -> Iterator[int]:
+    """Be the only one who changes, renames or deletes a topic: a descriptor of its directory, locked. Records
+    can be appended and read meanwhile. The lock dies with the process.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such directory.
+        LockTimeoutError: another one kept the lock for longer than `timeout_ns` (-1: for ever).
+    """
+    place = topic_directory(path, name)
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+    pause = 0.001
+    while True:
+        with _open_directory(place) as directory:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if deadline is not None and time.monotonic_ns() >= deadline:
+                    raise LockTimeoutError(
+                        f"topic {name!r}: another process kept changing it for longer than the timeout",
+                        topic=name,
+                        path=place,
+                    ) from None
+            else:
+                now, there = os.fstat(directory), os.stat(place)
+                if (now.st_dev, now.st_ino) == (there.st_dev, there.st_ino):
+                    yield directory
+                    return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
 def sweep_unfinished(path: str) -> None:
-    """Remove what creators of topics that died have left in the store in `path`. Never fails: what cannot be
-    removed now will be another time."""
+    """Remove what makers of topics, and of their files, that died have left in the store in `path`. Never
+    fails: what cannot be removed now will be another time."""
     topics = os.path.join(path, TOPICS_DIRECTORY)
     with suppress(OSError):
         for name in filter(_is_temporary, os.listdir(topics)):
-            with suppress(OSError), _open_directory(os.path.join(topics, name)) as directory:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker lives: leave it alone
-                remove_tree(os.path.join(topics, name))
+            with suppress(OSError), _open(os.path.join(topics, name), 0) as made:
+                fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker lives: leave it alone
+                if stat.S_ISDIR(os.fstat(made).st_mode):
+                    remove_tree(os.path.join(topics, name))
+                else:
+                    os.unlink(os.path.join(topics, name))
 
 
 def _new_directory(parent: str) -> tuple[str, int]:
     """A directory to be filled and renamed, and its descriptor, locked until then for `sweep_unfinished`."""
+    return _new_locked(parent, os.mkdir, os.O_RDONLY | os.O_DIRECTORY, os.rmdir)
+
+
+def _new_file(parent: str) -> tuple[str, int]:
+    """Likewise a file to be written."""
+    return _new_locked(parent, _create, os.O_WRONLY, os.unlink)
+
+
+def _create(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+
+
+def _new_locked(
+    parent: str, make: Callable[[str], None], flags: int, unmake: Callable[[str], None]
+) -> tuple[str, int]:
     while True:
         path = _temporary_name(parent)
-        os.mkdir(path)
+        make(path)
         descriptor = -1
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(path, flags | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor
@@ -379,13 +428,23 @@ def _new_directory(parent: str) -> tuple[str, int]:
             if descriptor >= 0:
                 os.close(descriptor)
             with suppress(OSError):
-                os.rmdir(path)
+                unmake(path)
             raise
         if descriptor >= 0:
             os.close(descriptor)
 
 
 # ---- files ----------------------------------------------------------------------------------------
+
+
+def announce(topics: str) -> None:
+    """Set the time of change of STORE/topics anew when a rename is done, for who looks for changes by it.
+
+    The kernel sets it before others can see what a rename did: who looks in between sees the new time with
+    the old file, and would wait for another one.
+    """
+    with suppress(OSError):  # who may make a topic may do this
+        os.utime(topics)
 
 
 def sync_directory(path: str) -> None:
@@ -407,6 +466,8 @@ def storage_errors(path: str) -> Iterator[None]:
         raise
     except OSError as error:
         where = os.fsdecode(error.filename or path)
+        if not os.path.isabs(where):  # it was named from the directory it is in
+            where = path if os.path.basename(path) == where else os.path.join(path, where)
         raise StorageError(
             error.errno, error.strerror or str(error), where, path=where, errno_=error.errno
         ) from error
@@ -425,9 +486,13 @@ def _damage(path: str) -> Iterator[None]:
         raise CorruptLogError(f"{path}: an entry is missing or malformed: {error!r}", path=path) from error
 
 
+def _open_directory(path: str) -> AbstractContextManager[int]:
+    return _open(path, os.O_DIRECTORY)
+
+
 @contextmanager
-def _open_directory(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open(path: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         yield descriptor
     finally:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Never
 from weakref import WeakKeyDictionary
 
 from pystream import deletion, metadata
 from pystream import options as opt
 from pystream import store as stores
-from pystream._native.limits import DURABILITIES, IO_VERBS
+from pystream._native.limits import DURABILITIES, IO_VERBS, choose_io
 from pystream._native.log import StoreHandle
 from pystream.errors import OptionError, StoreNotFoundError, UnsafeFileSystemError
 from pystream.store import Settings, Store
 
 DURABILITY_DEFAULT: Final = "interval"
 SYNC_INTERVAL_DEFAULT_NS: Final = 10**9
+MAINTENANCE_DEFAULT_NS: Final = 5 * 10**9
+MAINTENANCE_NS_MIN: Final = 10**7
+MAINTENANCE_NS_MAX: Final = 86400 * 10**9
 
 _settings: WeakKeyDictionary[StoreHandle, Settings] = WeakKeyDictionary()
 
@@ -33,6 +37,7 @@ def open(
     sync_interval: opt.Duration | None = None,
     min_free_bytes: opt.Size | None = None,
     io: str = "auto",
+    maintenance: opt.Duration | bool | None = None,
     force: bool = False,
     **later: Never,
 ) -> Store:
@@ -57,6 +62,10 @@ def open(
             an eighth more than that is free again. Each process goes by what it was told itself.
         io: how records are stored: "mmap", "pwrite", or "auto": by the file system, and "pwrite" for topics
             with durability "sync", whose appends wait for the disk less that way.
+        maintenance: seconds between looks for what is due by the topics' `retention` and `cleanup`, 10 ms to
+            a day; 5 s by default (None, or True). A thread that takes next to no time does it, once a
+            partition has been opened for writing, in one process at a time. False: not in this process. See
+            `Store.maintain`.
         force: open on a network or user-space file system all the same, where locks and power failures
             keep no promise.
 
@@ -80,6 +89,7 @@ def open(
             sync_interval=sync_interval,
             min_free_bytes=min_free_bytes is not None,
             io=io != "auto",
+            maintenance=maintenance not in (None, False),
         )
     directory = os.path.abspath(opt.parse_store_path(path))
     given: dict[str, Any] = {}
@@ -95,6 +105,8 @@ def open(
         )
     if opt.parse_choice("io", io, ("auto", *IO_VERBS)) != "auto":
         given["io"] = io
+    if maintenance is not None:
+        given["maintenance_ns"] = _parse_maintenance(maintenance)
     _find_or_create(directory, create, io, force)
     identity = metadata.read_store(directory)
     given["io"], filesystem = _choose_io(directory, io, force)
@@ -110,11 +122,16 @@ def open(
                     io=given["io"],
                     io_is_auto=io == "auto",
                     filesystem=filesystem,
+                    maintenance_ns=given.get("maintenance_ns", MAINTENANCE_DEFAULT_NS),
                 )
                 _settings[handle] = settings
                 handle.min_free_bytes = settings.min_free_bytes
                 if not read_only:
                     deletion.sweep(handle, directory)
+                    if settings.maintenance_ns:
+                        handle.on_first_log(
+                            partial(_start_maintenance, handle, directory, settings, identity)
+                        )
             elif conflict := _conflict(settings, given, io):
                 name, wanted, existing = conflict
                 raise OptionError(
@@ -124,6 +141,23 @@ def open(
             handle.release()
             raise
     return Store(directory, handle, settings, identity)
+
+
+def _parse_maintenance(value: object) -> int:
+    """Nanoseconds between two passes; 0: none."""
+    if value is False:
+        return 0
+    if value is True:
+        return MAINTENANCE_DEFAULT_NS
+    return opt.parse_duration("maintenance", value, minimum=MAINTENANCE_NS_MIN, maximum=MAINTENANCE_NS_MAX)
+
+
+def _start_maintenance(
+    handle: StoreHandle, directory: str, settings: Settings, identity: metadata.Identity
+) -> None:
+    from pystream.maintenance.maintainer import of  # not before there is something to maintain
+
+    of(handle, directory, settings, identity).start()
 
 
 def _refuse_for_readers(**given: object) -> None:
@@ -137,8 +171,8 @@ def _conflict(settings: Settings, given: Mapping[str, Any], io: str) -> tuple[st
         existing = getattr(settings, name)
         if wanted == existing or (name == "io" and io == "auto"):
             continue
-        if name == "sync_interval_ns":
-            return "sync_interval", wanted / 1e9, existing / 1e9
+        if name in ("sync_interval_ns", "maintenance_ns"):
+            return name.removesuffix("_ns"), wanted / 1e9, existing / 1e9
         return name, wanted, existing
     return None
 
@@ -168,7 +202,7 @@ def _find_or_create(path: str, create: bool, io: str, force: bool) -> None:
 def _choose_io(path: str, io: str, force: bool) -> tuple[str, str]:
     """How to store on the file system at `path`, and what that is called."""
     with metadata.storage_errors(path):
-        chosen, filesystem = StoreHandle.choose_io(path)
+        chosen, filesystem = choose_io(path)
     if chosen == "refused":
         if not force:
             raise UnsafeFileSystemError(

@@ -96,16 +96,15 @@ _DATETIME64_PARTS: Final = {"ps": 10**3, "fs": 10**6, "as": 10**9}  # of a nanos
 _DATETIME64_CALENDAR_MAX: Final = {"Y": 1000, "M": 12000}  # far beyond what nanoseconds hold
 _QUANTITY: Final = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([A-Za-zµ]*)\s*", re.ASCII)
 _DIGITS_MAX: Final = 40
+_SECONDS_EXACT: Final = 1e10  # seconds below this are converted as floats; more is more than any duration
+_NO_NUMBERS: Final = (bool, np.bool_, np.timedelta64)  # NumPy's is an integer to isinstance
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TOPIC_NAME_REFUSED: Final = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
 
 # Words of options that a later version will honour. Refused by name, so that nobody believes that
 # they took effect.
 _LATER: Final = {
-    "cleanup": "cleaning by age, size or key",
     "isolation": "transactions",
-    "retention": "retention",
-    "retention_bytes": "retention",
     "transactional_id": "transactions",
 }
 
@@ -227,7 +226,11 @@ def parse_duration(name: str, value: object, *, minimum: int = 0, maximum: int =
         OptionError: not a duration, not finite, or outside the limits.
         TypeError: of another type.
     """
-    if isinstance(value, str):
+    if type(value) is float and 0 < value < _SECONDS_EXACT:  # what a loop that polls gives
+        nanoseconds = round(value * 1e9)
+    elif type(value) is int:
+        nanoseconds = value * 10**9
+    elif isinstance(value, str):
         match = _QUANTITY.fullmatch(value)
         unit = _DURATION_UNITS_NS.get(match[3]) if match else None
         if match is None or unit is None:
@@ -237,20 +240,52 @@ def parse_duration(name: str, value: object, *, minimum: int = 0, maximum: int =
         nanoseconds, _ = _times(match, unit)
     elif isinstance(value, timedelta):
         nanoseconds = (value.days * 86400 + value.seconds) * 10**9 + value.microseconds * 1000
-    elif isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    elif isinstance(value, _NO_NUMBERS) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(
             f'{name}= must be seconds (a number), a timedelta, or text such as "200ms", '
             f"not {type(value).__name__}"
         )
     elif isinstance(value, (int, np.integer)):
         nanoseconds = int(value) * 10**9
-    elif math.isfinite(value):
+    elif abs(float(value)) < _SECONDS_EXACT:
         nanoseconds = round(float(value) * 1e9)
+    elif math.isfinite(value):
+        nanoseconds = int(value) * 10**9  # beyond every limit, and 1e300 * 1e9 beyond what a float holds
     else:
         raise OptionError(f"{name}={value!r}: must be finite")
     if not minimum <= nanoseconds <= maximum:
         raise OptionError(f"{name}={value!r}: must be from {minimum / 1e9:g} to {maximum / 1e9:g} seconds")
     return nanoseconds
+
+
+def duration_text(nanoseconds: int) -> str:
+    """A duration in the largest unit that it is a whole number of: "7d", "90min". For `parse_duration`."""
+    for unit in ("d", "h", "min", "s", "ms", "us"):
+        if nanoseconds and nanoseconds % _DURATION_UNITS_NS[unit] == 0:
+            return f"{nanoseconds // _DURATION_UNITS_NS[unit]}{unit}"
+    return f"{nanoseconds}ns" if nanoseconds else "0s"
+
+
+def size_text(size: int) -> str:
+    """Bytes in the largest unit that they are a whole number of: "128MiB", "1000B". For `parse_size`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit.lower()] == 0:
+            return f"{size // _SIZE_UNITS[unit.lower()]}{unit}"
+    return f"{size}B"
+
+
+def parse_ratio(name: str, value: object) -> float:
+    """A number from 0 to 1, both included.
+
+    Raises:
+        OptionError: outside, or not a number at all (NaN).
+        TypeError: of another type.
+    """
+    if isinstance(value, _NO_NUMBERS) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}= must be a number from 0 to 1, not {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise OptionError(f"{name}={value!r}: must be from 0 to 1")
+    return float(value)
 
 
 def parse_timeout(name: str, value: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,13 +14,15 @@ from pystream import options as opt
 from pystream._native.arrow import ArrowStream
 from pystream._native.producer import append_batch
 from pystream._native.reader import PartitionReader
-from pystream.errors import OffsetOutOfRangeError, OptionError
+from pystream._native.retention import delete_before
+from pystream.errors import LockTimeoutError, OffsetOutOfRangeError, OptionError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pystream._native.batch import Batch, Record
     from pystream._native.log import LogHandle
+    from pystream.stats import PartitionStats
     from pystream.topic import Topic
     from pystream.verified import Report
 
@@ -144,17 +147,73 @@ class Partition:
                 synced, the records may be there all the same.
             ClosedError, ForkedError: the store is closed, or was opened by a parent process.
         """
+        log = self._handle
+        if log is None or self._topic._store._closed:  # else the log itself knows whether it can be used
+            log = self._log()
         return append_batch(
-            self._log(),
+            log,
             values,
             keys,
             headers,
-            opt.parse_times("timestamps", timestamps),
-            opt.parse_timeout("timeout", timeout),
+            None if timestamps is None else opt.parse_times("timestamps", timestamps),
+            -1 if timeout is None else opt.parse_timeout("timeout", timeout),
             opt.parse_timestamp,
             None,
             self._topic._schema,
         )
+
+    def delete_records(self, before: int) -> int:
+        """Delete the records below the offset `before`, durably: the log starts there from now on.
+
+        Nobody can read them any more once this has returned, in any process, and no power failure brings them
+        back. Their space is given back as far as whole segments are below; the rest of it when the log start
+        moves on. Batches and arrays that were handed out stay good, and keep their space until they are let
+        go. Consumers that have not come so far go on as their `out_of_range` says. Writers are not held up,
+        nor waited for.
+
+        Args:
+            before: the offset of the first record to keep; the end deletes all there is, and an offset below
+                the beginning nothing.
+
+        Returns:
+            Where the log starts now: `before`, or later where it had already.
+
+        Raises:
+            OffsetOutOfRangeError: `before` is negative, or beyond the end.
+            ReadOnlyError: the store was opened to read only.
+            LockTimeoutError: maintenance by another process kept the partition for half a minute.
+            StorageError: a system call failed; `PoisonedError` when the disk did.
+            ClosedError, ForkedError, TopicDeletedError: as for `append`.
+        """
+        if isinstance(before, (bool, np.bool_)) or not hasattr(before, "__index__"):
+            raise TypeError(
+                f"before must be an offset, not {type(before).__name__}; a moment goes to .truncate_before()"
+            )
+        log = self._log()
+        offset = before.__index__()
+        if not 0 <= offset <= opt.INT64_MAX:
+            raise self._out_of_range(offset, f"give an offset from 0 to {log.high_watermark}, the end")
+        start = delete_before(log, offset)
+        with suppress(LockTimeoutError):  # then whoever looks after the partition removes them
+            while log.retain().more:
+                pass
+        return start
+
+    def truncate_before(self, position: Position) -> int:
+        """Delete the records before a place; see `delete_records`, which takes an offset.
+
+        Args:
+            position: an offset, "latest" (all there is), or a moment: everything before the first record that
+                is not older, or all, where every record is.
+
+        Returns:
+            Where the log starts now.
+
+        Raises:
+            OptionError, TypeError: what `position` cannot be.
+            OffsetOutOfRangeError and others: as for `delete_records`.
+        """
+        return self.delete_records(self._resolve("position", position))
 
     def exclusive(self, timeout: opt.Duration | None = 0) -> Hold:
         """Hold the partition for exclusive writing: only this process, with all its threads, appends to it.
@@ -208,8 +267,19 @@ class Partition:
         """
         count = opt.parse_int("n", n, minimum=0, maximum=opt.INT64_MAX)
         log = self._log()
-        end = log.high_watermark
-        return list(PartitionReader(log, max(log.start_offset, end - count), end, self._topic._schema))
+        end, span = log.high_watermark, count
+        while count > 0:  # what was compacted has gaps: then from further back
+            start = max(log.start_offset, end - span)
+            try:
+                found = list(PartitionReader(log, start, max(start, end), self._topic._schema))
+            except OffsetOutOfRangeError:
+                if start >= log.start_offset:
+                    raise
+                continue  # they were deleted meanwhile: those that are left
+            if len(found) >= count or start <= log.start_offset:
+                return found[-count:]
+            span *= 4
+        return []
 
     def records(self, start: Position | None = None, stop: Position | None = None) -> Iterator[Record]:
         """The records from `start` up to, not including, `stop`; see `scan`.
@@ -277,6 +347,26 @@ class Partition:
         wanted = opt.parse_int("offset", offset, minimum=0, maximum=opt.INT64_MAX)
         return self._log().wait(wanted, 0, opt.parse_timeout("timeout", timeout))
 
+    def stats(self, *, exact: bool = False) -> PartitionStats:
+        """What is in the partition, how far consumer groups are, and what this process has done with it.
+
+        It is not opened for that.
+
+        Args:
+            exact: count records and raw bytes batch by batch; see `Store.stats`.
+
+        Raises:
+            TopicDeletedError: the topic was deleted.
+            ClosedError: the store is closed.
+            StorageError: a system call failed.
+        """
+        from pystream import measuring
+
+        topic = self._topic
+        exact = opt.parse_flag("exact", exact)
+        with topic._telling_where():
+            return measuring.of_partition(topic._store, topic.name, topic.uuid, self._index, exact)
+
     def verify(self, *, progress: Callable[[int, int], object] | None = None) -> Report:
         """Check every file of the partition; see `pystream.verify`.
 
@@ -321,12 +411,18 @@ class Partition:
 
     def _reader(self, start: Position | None, stop: Position | None) -> PartitionReader:
         log = self._log()
-        first = self._resolve("start", log.start_offset if start is None else start)
-        end = log.high_watermark
-        if not log.start_offset <= first <= end:
-            raise self._out_of_range(first)
-        last = end if stop is None else min(end, self._resolve("stop", stop))
-        return PartitionReader(log, first, max(first, last), self._topic._schema)
+        while True:
+            first = self._resolve("start", "earliest" if start is None else start)
+            end = log.high_watermark
+            last = end if stop is None else min(end, self._resolve("stop", stop))
+            moved = first < log.start_offset
+            if first > end or (moved and hasattr(start, "__index__")):
+                raise self._out_of_range(first)
+            try:
+                return PartitionReader(log, first, max(first, last), self._topic._schema)
+            except OffsetOutOfRangeError:  # what a word stands for was deleted this moment: it moves along
+                if hasattr(start, "__index__") or first >= log.start_offset:
+                    raise
 
     def _resolve(self, name: str, position: object) -> int:
         """The offset that a position stands for now. Offsets are taken as they are."""
@@ -342,10 +438,18 @@ class Partition:
         found = log.find_time(opt.parse_time(name, position))
         return log.high_watermark if found is None else found[0]
 
-    def _check_offset(self, offset: int) -> None:
-        log = self._log()
-        if not log.start_offset <= offset <= log.high_watermark:
-            raise self._out_of_range(offset)
+    def _place(self, name: str, position: object, durable: bool) -> int:
+        """The same, checked; `durable`: of what is on the disk."""
+        while True:
+            offset = self._resolve(name, position)
+            if durable and position == "latest":
+                offset = min(offset, self.durable_offset)
+            # What a word or a moment stands for may be deleted this moment: then it stands for another.
+            moved = offset < self.beginning_offset
+            if offset > self._log().high_watermark or (moved and hasattr(position, "__index__")):
+                raise self._out_of_range(offset)
+            if not moved:
+                return offset
 
     def _out_of_range(self, offset: int, hint: str | None = None) -> OffsetOutOfRangeError:
         log = self._log()

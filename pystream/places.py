@@ -55,3 +55,26 @@ def check_start(start: Position) -> None:
         )
     else:
         opt.parse_time("start", start)
+
+
+def parse_topics(topics: Topics) -> tuple[tuple[str, ...], Pattern[str] | None]:
+    """What a consumer is to subscribe to: names, or one pattern.
+
+    Raises:
+        OptionError: not a regular expression, or a pattern among others.
+        TypeError: no name.
+    """
+    given = [topics] if isinstance(topics, (str, Pattern)) else list(topics)
+    names: list[str] = []
+    for name in given:
+        if isinstance(name, Pattern) or (isinstance(name, str) and name.startswith("^")):
+            if len(given) > 1:
+                raise OptionError("give one pattern alone, or names; a pattern may join others by '|'")
+            from pystream.group.patterns import parse_pattern
+
+            return (), parse_pattern(name)
+        if not isinstance(name, str):
+            several = "; give several one by one: consumer(*names)" * isinstance(name, (list, tuple))
+            raise TypeError(f"topic name must be a str, not {type(name).__name__}{several}")
+        names.append(name)
+    return tuple(dict.fromkeys(names)), None

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from pystream import options as opt
 from pystream import serializers
 from pystream._native.limits import CODECS, RECORDS_PER_BATCH_MAX, SEGMENT_BYTES_MAX
-from pystream._native.producer import ProducerCore, RecordMetadata
+from pystream._native.producer import RecordMetadata
+from pystream._native.sender import SendingCore
+from pystream.altering import following
+from pystream.errors import ClosedError
 
 if TYPE_CHECKING:
     from pystream.partition import Hold
     from pystream.serializers import SerializerLike
+    from pystream.stats import ProducerStats
     from pystream.topic import Topic
 
 LINGER_NS_MAX: Final = 3600 * 10**9
@@ -27,7 +32,7 @@ OnDelivery: TypeAlias = Callable[[Exception | None, RecordMetadata], object]
 """Called with None, or why the record did not go out, and with where it went."""
 
 
-class Producer(ProducerCore):
+class Producer(SendingCore):
     """Collects records into batches and appends them. Made by `Topic.producer`; may be shared by threads.
 
     `send` accepts a record and acknowledges nothing: what lingers in a batch dies with the process.
@@ -117,6 +122,7 @@ class Producer(ProducerCore):
         )
         self._topic = topic
         topic._store._users.add(self)
+        following(topic._store._handle).listen(topic, self)
 
     @property
     def topic(self) -> str:
@@ -177,6 +183,14 @@ class Producer(ProducerCore):
         """
         super().flush(opt.parse_timeout("timeout", timeout), opt.parse_flag("durable", durable))
 
+    def stats(self) -> ProducerStats:  # type: ignore[override]
+        """What it has done since it was made, and what it has in hand. From any thread, and after `close`."""
+        from pystream.stats import ProducerStats  # only for who asks
+
+        counters = super().stats()
+        last = counters.pop("last_ns")
+        return ProducerStats(**counters, last_delivery_ns=last or None)
+
     def close(self, timeout: opt.Duration | None = None) -> None:
         """Flush, and accept no more. Twice is once.
 
@@ -191,6 +205,16 @@ class Producer(ProducerCore):
         finally:
             for hold in self._holds:
                 hold.release()
+
+    def _topic_has_grown(self, topic: Topic) -> None:
+        """Send to the partitions that the topic has got, too."""
+        if self.closed:
+            return
+        fresh = [topic.partition(index) for index in range(self.partitions, topic._options.partitions)]
+        holds = [partition.exclusive() for partition in fresh] if self._holds else []
+        with suppress(ClosedError):  # meanwhile
+            self.grow([partition._log() for partition in fresh])
+            self._holds += holds
 
     def __enter__(self) -> Self:
         return self

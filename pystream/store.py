@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from re import Pattern
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 from uuid import UUID
 from weakref import WeakSet
 
-from pystream import deletion, metadata, serializers
+from pystream import metadata
 from pystream import options as opt
-from pystream._native.limits import PARTITIONS_MAX
 from pystream._native.log import StoreHandle
+from pystream.administration import Administration
 from pystream.consumer import Consumer
-from pystream.errors import (
-    ClosedError,
-    CorruptLogError,
-    ForkedError,
-    OptionError,
-    ReadOnlyError,
-    TopicNotFoundError,
-)
-from pystream.metadata import TopicOptions
 from pystream.places import Start
 from pystream.serializers import SerializerLike
-from pystream.topic import Topic
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from pystream.aio import AsyncConsumer
     from pystream.backups import Backup
+    from pystream.falling import OutOfRange
     from pystream.group import Group
     from pystream.group.settings import Callback, GroupOptions
+    from pystream.maintenance.report import MaintenanceReport
     from pystream.producer import Producer
+    from pystream.stats import StoreStats
     from pystream.verified import Report
-
-DELETE_TIMEOUT_DEFAULT_S: Final = 30
 
 # Held while a store is opened, or given up.
 lock = threading.RLock()
@@ -63,9 +52,11 @@ class Settings(NamedTuple):
     io: str
     io_is_auto: bool
     filesystem: str
+    maintenance_ns: int
+    """Between two passes of maintenance; 0: this process does none by itself."""
 
 
-class Store:
+class Store(Administration):
     """A directory of topics. Made by `pystream.open`; may be shared by threads, not by forked processes.
 
     A context manager: leaving it closes the store, its producers (flushed) and its consumers.
@@ -122,174 +113,9 @@ class Store:
         return self._settings.filesystem
 
     @property
-    def mode(self) -> str:
-        """As it was opened: "rw", or "r" to read only."""
-        return "r" if self._handle.read_only else "rw"
-
-    @property
     def closed(self) -> bool:
         """True after `close`."""
         return self._closed
-
-    def topics(self) -> list[str]:
-        """The names of the topics, sorted.
-
-        Raises:
-            ClosedError: the store is closed.
-            StorageError: the directory cannot be read.
-        """
-        self._check()
-        return metadata.list_topics(self._path)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.topics())
-
-    def __contains__(self, name: object) -> bool:
-        self._check()
-        return isinstance(name, str) and _is_name(name) and metadata.has_topic(self._path, name)
-
-    def __getitem__(self, name: str) -> Topic:
-        """The topic called `name`; `TopicNotFoundError` (a `LookupError`) when there is none."""
-        return self.topic(name)
-
-    def topic(
-        self,
-        name: str,
-        *,
-        create: bool = False,
-        partitions: int | None = None,
-        compression: str | None = None,
-        durability: str | None = None,
-        dtype: npt.DTypeLike | None = None,
-        value_bytes: opt.Size | None = None,
-        key_bytes: opt.Size | None = None,
-        segment_bytes: opt.Size | None = None,
-        index_interval_bytes: opt.Size | None = None,
-        timestamp_type: str | None = None,
-        value: SerializerLike | None = None,
-        key: SerializerLike | None = None,
-        **later: Never,
-    ) -> Topic:
-        """The topic called `name`, made first when `create=True` and it is not there.
-
-        Options are fixed when a topic is made. Those given for a topic that exists must agree with it;
-        those left out are as they are. `value` and `key` are not stored: they say how keys and values become
-        bytes, and bytes become them, for whoever uses the object returned.
-
-        Args:
-            name: 1 to 249 of `a-z A-Z 0-9 . _ -`; "." and ".." and names starting with "__" are refused.
-            create: make the topic when it does not exist; atomic between processes.
-            partitions: 1 (the default) to 65,536.
-            compression: codec of batches, "none" (the default) or "lz4".
-            durability: "interval", "sync" or "none"; the store's default when left out.
-            dtype: NumPy type of each value; structured types are welcome, objects are not.
-            value_bytes: exact bytes of each value, 0 to 16 MiB, where all are equally long.
-            key_bytes: exact bytes of each key, 0 to 16 MiB, where all are equally long.
-            segment_bytes: size of a segment file, 64 KiB to 2 GiB - 4 KiB, rounded up to 4 KiB; 128 MiB by
-                default. No batch can be larger.
-            index_interval_bytes: bytes of log between index entries, 1 KiB to 1 GiB; 16 KiB by default.
-            timestamp_type: "create" (the default): the timestamp given, else the producer's clock.
-                "append": the clock when the batch is appended.
-            value: "utf8" (str), "json", "msgpack"; a pair of functions (serialize, deserialize), or a
-                `Serializer`; a single function serializes, and values are read as bytes. Without it, or
-                with "bytes", values are bytes. None stays None: a null value.
-            key: likewise for keys.
-
-        Raises:
-            TopicNotFoundError: no such topic, and not `create`.
-            OptionError: a name or value is refused, or an option differs from the existing topic's.
-            ReadOnlyError: there is no such topic, and the store was opened to read only.
-            UnsupportedError: the option belongs to a later version.
-            TypeError: a value of a wrong type, or no such option.
-            CorruptLogError, FormatVersionError: `topic.json` is damaged, or too new.
-            ClosedError: the store is closed.
-            StorageError: a system call failed; nothing is left behind.
-            ModuleNotFoundError: a serializer needs a package that is not installed.
-        """
-        opt.refuse_unknown("topic", later)
-        values, keys = serializers.parse("value", value), serializers.parse("key", key)
-        create = opt.parse_flag("create", create)
-        self._check()
-        opt.check_topic_name(name)
-        given = TopicOptions.parse(
-            {
-                "partitions": partitions,
-                "compression": compression,
-                "durability": durability,
-                "dtype": dtype,
-                "value_bytes": value_bytes,
-                "key_bytes": key_bytes,
-                "segment_bytes": segment_bytes,
-                "index_interval_bytes": index_interval_bytes,
-                "timestamp_type": timestamp_type,
-            }
-        )
-        serializers.check_dtype(name, values, dtype)
-        found = metadata.read_topic(self._path, name)
-        while found is None:
-            if not create:
-                raise TopicNotFoundError(self._not_found(name), topic=name)
-            self._check_writable()
-            directory = f"{metadata.topic_directory(self._path, name)}/{PARTITIONS_MAX - 1}"
-            if len(os.fsencode(directory)) > opt.PARTITION_PATH_BYTES_MAX:
-                raise OptionError(
-                    f"topic name {name!r}: too long for this store's path; {directory} "
-                    f"would have more than {opt.PARTITION_PATH_BYTES_MAX} bytes",
-                    topic=name,
-                )
-            metadata.create_topic(
-                self._path,
-                name,
-                TopicOptions(**{"durability": self._settings.durability, **given}),
-                self._handle,
-            )
-            deletion.sweep(self._handle, self._path)
-            found = metadata.read_topic(self._path, name)  # perhaps another process's, made meanwhile
-            directory = metadata.topic_directory(self._path, name)
-            if found is None and os.path.isdir(directory):  # else it was deleted meanwhile, too
-                raise CorruptLogError(
-                    f"{directory}: holds files but no {metadata.TOPIC_FILE}", topic=name, path=directory
-                )
-        identity, options = found
-        if differing := options.differing(given):
-            raise OptionError(
-                f"{differing}={given[differing]!r}: topic {name!r} exists with "
-                f"{differing}={getattr(options, differing)!r}",
-                topic=name,
-            )
-        return Topic(self, name, identity, options, values, keys)
-
-    def delete_topic(
-        self, name: str, *, timeout: opt.Duration | None = DELETE_TIMEOUT_DEFAULT_S, **later: Never
-    ) -> None:
-        """Delete a topic with all its records, for every process, for good.
-
-        When it returns, the topic is gone, whatever dies from then on. Whoever has it open hears
-        `TopicDeletedError`: appends, reads, flushes, and consumers that wait for records; producers lose what
-        was not appended yet, and say so (`DeliveryError`). Batches that were handed out stay good, and
-        the disk space of what they lend is free when they go; so is that of files that another process has
-        open, when it finds out or closes the store. A topic made later under the same name is another topic:
-        nothing that belonged to this one touches it.
-
-        Args:
-            name: an existing topic. Damaged ones can be deleted, too.
-            timeout: seconds to wait for writers that are in the midst of an append or a sync, or that hold
-                a partition for exclusive writing; None: as long as it takes. Holds of this process end.
-
-        Raises:
-            TopicNotFoundError: there is no such topic, or another process deleted it meanwhile.
-            LockTimeoutError: a writer went on for longer than `timeout`. Nothing has changed.
-            OptionError, TypeError: the name is none a topic can have, or there is no such option.
-            ReadOnlyError: the store was opened to read only.
-            ClosedError: the store is closed.
-            StorageError: a system call failed.
-        """
-        opt.refuse_unknown("delete_topic", later)
-        timeout_ns = opt.parse_timeout("timeout", timeout)
-        self._check_writable()
-        opt.check_topic_name(name)
-        if not deletion.delete_topic(self._handle, self._path, name, timeout_ns):
-            raise TopicNotFoundError(self._not_found(name, create=False), topic=name)
 
     def verify(
         self,
@@ -311,6 +137,35 @@ class Store:
         from pystream.verification import verify
 
         return verify(self._path, topic, progress=progress, threads=threads)
+
+    def stats(self, topics: str | Iterable[str] | None = None, *, exact: bool = False) -> StoreStats:
+        """What is in the store at this moment, by topic and partition and in sum; how far consumer groups
+        are; what this process has done; what is free on the disk.
+
+        Found from files: no partition is opened for it, nothing is written, and it works with `mode="r"`. Of
+        what a crash has left, it is told as the files say until the partition is next opened. From any
+        thread; calls take turns.
+
+        Args:
+            topics: only these, one name or several; all by default.
+            exact: count records and raw bytes batch by batch: exact for compacted topics, too, but the first
+                time every batch header is read. By default records are offsets, and raw bytes are estimated
+                from a sample of batches.
+
+        Raises:
+            TopicNotFoundError: one of `topics` does not exist.
+            ClosedError: the store is closed.
+            StorageError: a system call failed. What is damaged is told in `StoreStats.errors`.
+        """
+        from pystream import measuring
+
+        exact = opt.parse_flag("exact", exact)
+        if topics is not None and not isinstance(topics, Iterable):
+            raise TypeError(f"topics must be a name or a list of names, not {type(topics).__name__}")
+        names = None if topics is None else [topics] if isinstance(topics, str) else list(topics)
+        for name in names or ():
+            opt.check_topic_name(name)
+        return measuring.of_store(self, names, exact)
 
     def backup(
         self, path: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
@@ -351,6 +206,7 @@ class Store:
         on_revoked: Callback | None = None,
         on_lost: Callback | None = None,
         start: Start = "earliest",
+        out_of_range: OutOfRange | None = None,
         timeout: opt.Duration | None = None,
         spin: opt.Duration = 20e-6,
         durable: bool = False,
@@ -386,6 +242,11 @@ class Store:
             start: where partitions begin that are not placed otherwise, by a committed offset or by hand:
                 "earliest", "latest", a moment (the first record at or after it, else the end), or a mapping
                 of partitions to offsets, where those left out begin at the earliest. See `Consumer`.
+            out_of_range: where to go on when its place was deleted before it had read it (by retention, or by
+                hand): "earliest" or "latest", with a warning of the logger "pystream.retention" that says how
+                much was passed over (`Consumer.skipped` counts it), or "raise" `OffsetOutOfRangeError`, and
+                go on at the earliest when asked again. Left out: as `start` says, if that is a word, else
+                "earliest".
             timeout: seconds without a record after which iteration ends; None: never.
             spin: seconds to look again and again before sleeping, 0 to 1; sooner woken for more CPU.
             durable: True: give only records that are on the disk, which a power failure cannot take back. In
@@ -419,6 +280,7 @@ class Store:
             topics,
             group=options,
             start=start,
+            out_of_range=out_of_range,
             timeout=timeout,
             spin=spin,
             durable=durable,
@@ -439,6 +301,7 @@ class Store:
         on_revoked: Callback | None = None,
         on_lost: Callback | None = None,
         start: Start = "earliest",
+        out_of_range: OutOfRange | None = None,
         timeout: opt.Duration | None = None,
         durable: bool = False,
         value: SerializerLike | Mapping[str, SerializerLike] | None = None,
@@ -468,6 +331,7 @@ class Store:
             topics,
             group=options,
             start=start,
+            out_of_range=out_of_range,
             timeout=timeout,
             spin=0,
             durable=durable,
@@ -512,6 +376,46 @@ class Store:
         from pystream.group import Group
 
         return Group(self, name)
+
+    def maintain(
+        self,
+        topic: str | None = None,
+        *,
+        force_clock: bool = False,
+        timeout: opt.Duration | None = None,
+        progress: Callable[[MaintenanceReport], object] | None = None,
+    ) -> MaintenanceReport:
+        """Do all that is due by the topics' `retention`, `retention_bytes`, `segment_age` and `cleanup`, now.
+
+        A process that writes does it by itself every few seconds (`open(..., maintenance=)`), gently; this
+        goes on until nothing is left to do, for cron jobs, tests, and stores that only short-lived programs
+        write. Others go on appending and reading meanwhile. One process at a time looks after a store:
+        another one that is at it is waited for. What fails in one partition is in the report, and stops no
+        other.
+
+        Args:
+            topic: the only one to look after; all by default.
+            force_clock: believe the wall clock though it has jumped forward: see "Maintenance" in the guide.
+            timeout: seconds after which to stop, in good order; None: when all is done.
+            progress: called now and then, in this thread, with the report as it is so far.
+
+        Raises:
+            LockTimeoutError: another process went on maintaining the store for longer than `timeout`.
+            TopicNotFoundError: there is no such topic.
+            OptionError, TypeError: the name is none a topic can have, or not a duration.
+            ReadOnlyError: the store was opened to read only.
+            ClosedError: the store is closed.
+            StorageError: a system call failed, and not only in one topic.
+        """
+        if topic is not None:
+            opt.check_topic_name(topic)
+        force_clock = opt.parse_flag("force_clock", force_clock)
+        timeout_ns = opt.parse_timeout("timeout", timeout)
+        opt.check_callable("progress", progress)
+        self._check_writable()
+        from pystream.maintenance.passes import maintain
+
+        return maintain(self, topic=topic, force_clock=force_clock, timeout_ns=timeout_ns, progress=progress)
 
     def flush(self) -> None:
         """Put on the disk what was appended, by any process, to the partitions that are open here.
@@ -564,33 +468,3 @@ class Store:
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         return f"<pystream.Store {self._path!r}, io={self.io!r}, durability={self.durability!r}{state}>"
-
-    def _check(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the store {self._path} is closed", path=self._path)
-        if self._handle.forked:
-            raise ForkedError(
-                f"the store {self._path} was opened before this process was forked; open it again here",
-                path=self._path,
-            )
-
-    def _check_writable(self) -> None:
-        self._check()
-        if self._handle.read_only:
-            raise ReadOnlyError(f"the store {self._path} was opened with mode='r'", path=self._path)
-
-    def _not_found(self, name: str, *, create: bool = True) -> str:
-        from difflib import get_close_matches  # only on the way to an error
-
-        near = get_close_matches(name, self.topics(), n=1)
-        make = "create=True makes it" if self.mode == "rw" else "a store open to read makes none"
-        hint = f"; did you mean {near[0]!r}?" if near else f"; {make}" if create else ""
-        return f"no topic {name!r} in {self._path}{hint}"
-
-
-def _is_name(name: str) -> bool:
-    try:
-        opt.check_topic_name(name)
-    except OptionError:
-        return False
-    return True

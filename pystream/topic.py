@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Never, TypeAlias
+from typing import TYPE_CHECKING, Any, Never, TypeAlias, Unpack
+from weakref import WeakSet
 
 from pystream import metadata, serializers
 from pystream import options as opt
 from pystream._native.arrow import ArrowStream, topic_schema
 from pystream._native.limits import CODECS, DURABILITIES, IO_VERBS
 from pystream._native.schema import Schema
-from pystream._native.writer import lag_ns_max
-from pystream.errors import OptionError
+from pystream.altering import Listener, following
+from pystream.errors import (
+    OffsetOutOfRangeError,
+    OptionError,
+    PystreamError,
+    TopicDeletedError,
+    TopicRenamedError,
+)
 from pystream.metadata import Identity, TopicOptions
 from pystream.partition import Partition, Position
 from pystream.producer import Producer
 from pystream.serializers import Serializer, SerializerLike
+from pystream.topicoptions import TopicChanges
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,6 +35,9 @@ if TYPE_CHECKING:
     from pystream._native.log import LogHandle
     from pystream._native.reader import PartitionReader
     from pystream.aio import AsyncProducer
+    from pystream.altering import Change
+    from pystream.latest import Latest
+    from pystream.stats import TopicStats
     from pystream.store import Store
     from pystream.verified import Report
 
@@ -51,22 +63,17 @@ class Topic:
         options: TopicOptions,
         value: Serializer | None = None,
         key: Serializer | None = None,
+        stamp: tuple[int, int] | None = None,
     ) -> None:
         self._store = store
         self._name = name
         self._identity = identity
-        self._options = options
         self._value, self._key = value, key
-        self._stored_schema = Schema(
-            name,
-            options.value_width,
-            options.key_width,
-            options.dtype,
-            CODECS[options.compression],
-            options.timestamp_type == "append",
-        )
-        self._schema = serializers.schema_with(self._stored_schema, value, key)
+        self._stamp = stamp  # of the file that `options` are from; None: not known
+        self._refuses_times = True  # if the topic stamps records itself
+        self._go_by(options)
         self._partitions: dict[int, Partition] = {}
+        self._listeners: WeakSet[Listener] = WeakSet()
 
     @property
     def name(self) -> str:
@@ -85,13 +92,32 @@ class Topic:
 
     @property
     def partitions(self) -> int:
-        """How many partitions it has."""
-        return self._options.partitions
+        """How many partitions it has, as of now; see `add_partitions`."""
+        return self.options.partitions
 
     @property
     def options(self) -> TopicOptions:
-        """How it stores its records."""
+        """How it stores its records, and for how long, as of now: any process may `alter` that."""
+        self._refresh()
         return self._options
+
+    def alter(self, **options: Unpack[TopicChanges]) -> tuple[Change, ...]:
+        """Change its options while it is used; see `Store.alter_topic`.
+
+        Raises:
+            TopicDeletedError, TopicRenamedError: what has its name now, if anything, is another topic.
+        """
+        self._check_there()
+        return self._store.alter_topic(self._name, **options)
+
+    def add_partitions(self, count: int | None = None, *, to: int | None = None) -> int:
+        """Give the topic more partitions, while it is used; see `Store.add_partitions`.
+
+        Raises:
+            TopicDeletedError, TopicRenamedError: what has its name now, if anything, is another topic.
+        """
+        self._check_there()
+        return self._store.add_partitions(self._name, count, to=to)
 
     @property
     def value_serializer(self) -> Serializer | None:
@@ -110,7 +136,7 @@ class Topic:
             OptionError: there is no such partition.
         """
         number = opt.parse_int("partition", index)
-        if not 0 <= number < self.partitions:
+        if not 0 <= number < self._options.partitions and not 0 <= number < self.partitions:
             there = "only partition 0" if self.partitions == 1 else f"partitions 0 to {self.partitions - 1}"
             raise OptionError(
                 f"partition={number}: topic {self._name!r} has {there}",
@@ -139,7 +165,7 @@ class Topic:
             OptionError: no such partition, or several and none named.
         """
         if partition is None:
-            if self.partitions > 1:
+            if self._options.partitions > 1:
                 raise OptionError(
                     f"topic {self._name!r} has {self.partitions} partitions: say partition=, or use a "
                     "producer",
@@ -234,14 +260,34 @@ class Topic:
         readers = self._readers(start, stop)
         if len(readers) == 1:
             return readers[0]
-        return chain.from_iterable(readers)
+        return chain.from_iterable(self._in_turn(readers, start))
 
     def batches(self, start: Positions = "earliest", stop: Positions | None = None) -> Iterator[Batch]:
         """The batches from `start` up to the end as it is now, partition by partition; see `records`.
 
         Batches at the edges are sliced. Nothing is copied: batches lend the mapped files.
         """
-        return chain.from_iterable(iter(reader.next_batch, None) for reader in self._readers(start, stop))
+        readers = self._in_turn(self._readers(start, stop), start)
+        return chain.from_iterable(iter(reader.next_batch, None) for reader in readers)
+
+    def latest(self, *, follow: bool = True, durable: bool = False) -> Latest:
+        """The topic as a table: a read-only mapping from each key to the value of its last record.
+
+            prices = store.topic("prices", key="utf8", value="json").latest()
+            prices["AAPL"], len(prices), prices.offset("AAPL")
+
+        It takes in what has come since each time it is asked for something; see `Latest`.
+
+        Args:
+            follow: False leaves it as it is now, until its `refresh` is called.
+            durable: only records that are known to be on the disk.
+
+        Raises:
+            CorruptLogError, TopicDeletedError, ClosedError: when it is asked for something, too.
+        """
+        from pystream.latest import Latest
+
+        return Latest(self, follow=follow, durable=durable)
 
     def offsets(self) -> dict[int, tuple[int, int]]:
         """For each partition the offset it begins at, and the one after its last record."""
@@ -272,20 +318,25 @@ class Topic:
             self.partition(index)._log()
         self._store._handle.sync(self.uuid.bytes)
 
-    def stats(self) -> dict[int, dict[str, int]]:
-        """For each partition: offsets, what this process did, what is stored, what is lent.
+    def stats(self, *, exact: bool = False) -> TopicStats:
+        """What is in the topic, partition by partition and in sum, how far its consumer groups are, and what
+        this process has done with it.
 
-        log_start, high_watermark, log_end, durable: offsets. appends, appended_records, appended_bytes,
-        syncs, rolls, mends, cuts, wakes: by this process since it opened the store; `wakes` are calls to the
-        kernel because somebody waited for an append. segments, stored_bytes: on disk. lent_segments,
-        lent_bytes: held by readers and by what they lent. sync_lag_ns_max: the longest that a record waited
-        for the interval sync that covered it.
+        No partition is opened for it.
+
+        Args:
+            exact: count records and raw bytes batch by batch; see `Store.stats`.
+
+        Raises:
+            TopicDeletedError: the topic was deleted.
+            ClosedError: the store is closed.
+            StorageError: a system call failed.
         """
-        found = {}
-        for index in range(self.partitions):
-            log = self.partition(index)._log()
-            found[index] = log.stats() | {"sync_lag_ns_max": lag_ns_max(log)}
-        return found
+        from pystream import measuring
+
+        exact = opt.parse_flag("exact", exact)
+        with self._telling_where():
+            return measuring.of_topic(self._store, self._name, self.uuid, exact)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The topic from the earliest record to the end as it is now, as an Arrow stream.
@@ -313,6 +364,18 @@ class Topic:
             for index in range(self.partitions)
         ]
 
+    def _in_turn(self, readers: list[PartitionReader], start: Positions) -> Iterator[PartitionReader]:
+        """What a word or a moment stood for may be deleted while the partitions before are read: then it
+        stands for the log start as it is by then."""
+        starts = self._positions("start", start)
+        for index, reader in enumerate(readers):
+            while reader.position < (first := self.partition(index).beginning_offset):
+                if hasattr(starts.get(index), "__index__"):
+                    break  # an offset is what it is, and the reader says that it is gone
+                with suppress(OffsetOutOfRangeError):
+                    reader.seek(first)
+            yield reader
+
     def _positions(self, name: str, positions: Positions | None) -> Mapping[int, Position]:
         """A position for each partition that has one."""
         if positions is None:
@@ -327,15 +390,47 @@ class Topic:
             )
         return dict.fromkeys(range(self.partitions), positions)
 
-    def _open_log(self, index: int) -> LogHandle:
-        """The native handle of a partition; the store keeps it and closes it."""
+    def _go_by(self, options: TopicOptions) -> None:
+        """These are the options from now on."""
+        self._options = options
+        # Who could say when records were made, and was heard, is not refused all of a sudden.
+        self._refuses_times = self._refuses_times and options.timestamp_type == "append"
+        self._stored_schema = Schema(
+            self._name,
+            options.value_width,
+            options.key_width,
+            options.dtype,
+            CODECS[options.compression],
+            self._refuses_times,
+        )
+        self._schema = serializers.schema_with(self._stored_schema, self._value, self._key)
+
+    def _refresh(self) -> None:
+        """Look whether the options were changed. Nothing happens to the object of a topic that is gone."""
+        store = self._store
+        if store._handle.closed or store._handle.forked:
+            return
+        stamp = metadata.topic_stamp(store.path, self._name)
+        if stamp is None or stamp == self._stamp:
+            return
+        found = metadata.read_topic(store.path, self._name)
+        if found is None or found[0].uuid != self.uuid:
+            return
+        self._stamp = stamp
+        self._go_by(found[1])
+        following(store._handle).apply(self)
+
+    def _open_log(self, index: int, *, passing: bool = False) -> LogHandle:
+        """A partition's native handle; the store keeps and closes it. `passing`: it is to be given back."""
+        with suppress(PystreamError):  # it goes by what is known
+            self._refresh()
         settings = self._store._settings
         io, durability = settings.io, self._options.durability
         if settings.io_is_auto and durability == "sync":
             io = "pwrite"  # measured: dirty mapped pages take longer to sync
         directory = f"{metadata.topic_directory(self._store.path, self._name)}/{index}"
-        with metadata.storage_errors(directory):
-            return self._store._handle.open_log(
+        with metadata.storage_errors(directory), self._telling_where():
+            log = self._store._handle.open_log(
                 directory,
                 self._name,
                 index,
@@ -348,7 +443,41 @@ class Topic:
                 sync_interval_ns=settings.sync_interval_ns,
                 create=not self._store._handle.read_only,
                 owner=self._uuid_there,
+                needs_keys=self._options.compacts,
+                message_bytes_max=self._options.max_message_bytes or 0,
+                passing=passing,
             )
+        if self._options.deletes and self._options.retention_bytes is not None:
+            log.keep_bytes = self._options.retention_bytes
+        return log
+
+    @contextmanager
+    def _telling_where(self) -> Iterator[None]:
+        """Say of a topic that is not there under this name whether it has another now."""
+        try:
+            yield
+        except TopicRenamedError:
+            raise
+        except TopicDeletedError as error:
+            name = metadata.find_topic(self._store.path, self.uuid)
+            if name is None:
+                raise
+            what = f"renamed to {name!r}" if name != self._name else "renamed, and has its name again"
+            how = "by that name" if name != self._name else "anew"
+            renamed = TopicRenamedError(
+                f"the topic was {what} (topic {self._name!r}); open it {how}", topic=self._name
+            )
+            renamed.new_name = name
+            raise renamed from error
+
+    def _check_there(self) -> None:
+        """Raise unless it is this topic that has its name."""
+        self._store._check_writable()
+        with metadata.storage_errors(metadata.topic_directory(self._store.path, self._name)):
+            if self._uuid_there() == self.uuid.bytes:
+                return
+        with self._telling_where():
+            raise TopicDeletedError(f"the topic was deleted (topic {self._name!r})", topic=self._name)
 
     def _is_deleted(self) -> bool:
         """True when that is known: from a partition that was opened."""

@@ -34,7 +34,7 @@ from pystream.errors import (
     TopicNotFoundError,
 )
 from pystream.inspected import Head
-from pystream.inspection import read_head, salt_of_index, segment_files
+from pystream.inspection import kept_files, read_head, salt_of_index, segment_files
 from pystream.verified import DAMAGE, TORN, UNCHECKED, Finding, PartitionReport, Report
 
 __all__ = ["Finding", "PartitionReport", "Report", "verify"]
@@ -191,7 +191,9 @@ class _Verifier:
                 self._store, self._alone
             )  # before the head: what it says of itself is of then
             head, state = _head_of(directory)
-            return Look(name, number, directory, uuid, presence, head, state, segment_files(directory))
+            start = head.log_start if head is not None and head.sound else None
+            files = kept_files(segment_files(directory), start)
+            return Look(name, number, directory, uuid, presence, head, state, files)
         except LockTimeoutError:
             raise
         except (PystreamError, OSError) as error:
@@ -225,6 +227,7 @@ class _Verifier:
             check = SegmentCheck(path, base, one.bound, salt_of_index(path))
         except FileNotFoundError:
             one.moved = True
+            one.gone.add(base)
             return
         except OSError as error:
             result.error = error
@@ -250,6 +253,8 @@ class _Verifier:
         """What is the matter with a partition, looked at again as often as it takes. None: it was deleted."""
         confirmed: set[tuple[object, ...]] | None = None
         for turn in range(LOOKS_MAX):
+            if one.moved:
+                one.follow(_head_of(one.directory)[0])
             report = check_beside(one, Judge(one).report())
             serious = {_key(found) for found in report.findings if found.kind in (DAMAGE, TORN)}
             now = self._begin(one.topic, one.partition, self._identity(one))

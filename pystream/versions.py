@@ -28,7 +28,7 @@ def collect() -> dict[str, Any]:
 
     import pystream
     from pystream._native import hashing, limits
-    from pystream._native.log import StoreHandle
+    from pystream._native.limits import choose_io
 
     def installed(package: str) -> str | None:
         try:
@@ -54,7 +54,7 @@ def collect() -> dict[str, Any]:
     }
     try:
         directory = os.getcwd()
-        io, filesystem = StoreHandle.choose_io(directory)
+        io, filesystem = choose_io(directory)
         return facts | {"directory": directory, "filesystem": filesystem, "io": io}
     except OSError:
         return facts | {"directory": None, "filesystem": None, "io": None}

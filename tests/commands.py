@@ -41,10 +41,10 @@ def in_shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 class Terminal:
     """A program in a terminal of its own."""
 
-    def __init__(self, command: list[str], columns: int = 80, **environment: str) -> None:
+    def __init__(self, command: list[str], columns: int = 80, rows: int = 50, **environment: str) -> None:
         self.pid, self.file = pty.fork()
         if self.pid == 0:
-            size = struct.pack("HHHH", 50, columns, 0, 0)
+            size = struct.pack("HHHH", rows, columns, 0, 0)
             fcntl.ioctl(0, termios.TIOCSWINSZ, size)
             os.execvpe(command[0], command, ENVIRONMENT | {"TERM": "xterm-256color"} | environment)
         self.shown = ""

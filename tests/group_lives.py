@@ -155,7 +155,10 @@ def work(channel: Any, path: str, rounds: int) -> None:
 
 def wait_for_ever(channel: Any, path: str, options: dict[str, Any] | None = None) -> None:
     """A member without anything to read, in a wait without an end; tells how its wait ended."""
-    with pystream.open(path) as store, store.consumer("t", group="g", **(options or {})) as consumer:
+    with (
+        pystream.open(path, maintenance=False) as store,
+        store.consumer("t", group="g", **(options or {})) as consumer,
+    ):
         channel.send(("member", consumer.member_id))
         try:
             consumer.poll()

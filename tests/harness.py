@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,14 @@ def _live(target: Callable[..., object], channel: Any, fault: str | None, argume
 def die() -> None:
     """End this process as a crash would: no handlers, no flushing, no closing."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eventually(condition: Callable[[], object], timeout: float = 20.0) -> None:
+    """Wait until the condition holds: no longer than `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, "it does not come to that"
+        time.sleep(0.005)
 
 
 # ---- stores as files ------------------------------------------------------------------------------

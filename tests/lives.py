@@ -216,6 +216,8 @@ def append_held(channel: Any, path: str, writer: int, rounds: int, records: int)
 
 def read_as_nobody(channel: Any, path: str) -> None:
     """Read t as a user who may write nowhere, and fail to write."""
+    import pystream.group.patterns  # what is imported later may be where nobody can read
+
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)

@@ -51,7 +51,7 @@ def test_what_is_flushed_is_there(run, topic):
             await producer.send(b"d")
             await producer.flush(durable=True)
             assert topic.partition(0)._log().durable_offset == 4
-            assert producer.stats()["records"] == 4
+            assert producer.stats().records == 4
             await producer.send(b"e")
         assert producer.closed and values(topic)[-1] == b"e"
         await producer.close()

@@ -31,7 +31,7 @@ def is_waited_for(partition: pystream.Partition) -> bool:
 
 def wakes(topic: pystream.Topic) -> int:
     """Calls of this process to wake somebody."""
-    return sum(each["wakes"] for each in topic.stats().values())
+    return sum(each.process.wakes for each in topic.stats().partitions if each.process is not None)
 
 
 def watch_threads() -> list[Path]:

@@ -164,7 +164,7 @@ def test_a_record_that_cannot_be_made_is_not_consumed(store):
     reader, mark = reader_of(topic, "json"), Word(8, -1)
     reader.share_mark(mark.memory)
     fetcher = Fetcher([reader])
-    fetcher.attend(Attention(lambda waited: None))
+    fetcher.attend(Attention(lambda waited: None, beats=Word(8, 0).memory))
     records = fetcher.records(0)
     assert next(records).value == 1
     for _ in range(2):
@@ -173,6 +173,23 @@ def test_a_record_that_cannot_be_made_is_not_consumed(store):
         assert (mark.get(), reader.reached) == (1, 1)
     reader.seek(2)
     assert next(records).value == mark.get() + 1 == 3
+
+
+def test_one_that_only_calls_is_asked_once_a_batch(store):
+    topic = store.topic("j", create=True)
+    for _ in range(2):
+        topic.append([b"x"] * 3)
+    seen = []
+    attention = Attention(seen.append)
+    fetcher = Fetcher([PartitionReader(topic.partition(0)._log(), 0)])
+    fetcher.attend(attention)
+    records = fetcher.records(0)
+    assert next(records).offset == 0
+    attention.want()
+    assert [next(records).offset for _ in range(2)] == [1, 2]
+    assert seen == []
+    assert next(records).offset == 3
+    assert seen == [False]
 
 
 def test_every_ask_beats(member, wide):

@@ -25,7 +25,7 @@ def here() -> Iterator[Path]:
 
 @pytest.fixture
 def store(here: Path) -> Iterator[pystream.Store]:
-    with pystream.open(here / "s") as opened:
+    with pystream.open(here / "s", maintenance=False) as opened:  # nothing is written but by the test
         fill(opened)
         yield opened
 

@@ -1,7 +1,6 @@
 """The frame of the command line: exit codes, streams that fail, terminals, completion, places and helpers."""
 
 import errno
-import importlib
 import json
 import os
 import re
@@ -389,7 +388,18 @@ def bin_with_pystream(tmp_path: Path) -> Iterator[str]:
 def test_bash_asks_and_is_answered(tmp_path, events):
     cases = {
         "pystream desc": ["describe"],
-        "pystream topics ": ["create", "delete", "describe", "list"],
+        "pystream topics ": [
+            "add-partitions",
+            "alter",
+            "copy",
+            "create",
+            "delete",
+            "delete-records",
+            "describe",
+            "list",
+            "rename",
+            "truncate-before",
+        ],
         "pystream groups ": ["delete", "describe", "list", "reset"],
         f"pystream topics delete {events} ": ["clicks", "ticks"],
         f"pystream topics delete {events} clicks ti": ["ticks"],
@@ -532,8 +542,14 @@ def test_the_words_of_the_library_that_are_said_otherwise_are_its_words(tmp_path
         with pytest.raises(pystream.StoreNotFoundError) as no_store:
             pystream.open(tmp_path / name, create=False)
         said.append(str(no_store.value))
+    with pystream.open(tmp_path / "s") as store:
+        topic = store.topic("keyed", create=True, cleanup="compact")
+        with pytest.raises(pystream.KeyRequiredError) as no_key:
+            topic.append([b"x"])
+        said.append(str(no_key.value))
     said.append(pystream.StorageError(errno.EROFS, "").advice or "")
-    source = Path(importlib.import_module("pystream.opening").__file__).read_text(encoding="utf-8")
-    said.append(re.sub(r'"\s*f?"', "", source))  # for what a file system here cannot provoke
+    for path in Path(pystream.__file__).parent.glob("*.py"):  # for what cannot be provoked here
+        source = re.sub(r'"\s*f?"', "", path.read_text(encoding="utf-8"))
+        said.append(source.replace("{{", "{").replace("}}", "}"))
     for words, _ in common._IN_OTHER_WORDS:
         assert any(words in text for text in said), words

@@ -115,7 +115,7 @@ import time
 from pystream.backups import partitions
 real = partitions.Copies._copy_part
 def copy(self, part):
-    print("begun", flush=True)
+    print("begun\\n", end="", flush=True)
     while not self._stop: time.sleep(0.01)
     real(self, part)
 partitions.Copies._copy_part = copy

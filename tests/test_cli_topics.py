@@ -64,9 +64,11 @@ def test_every_option_of_a_topic_can_be_given(tmp_path):
     from dataclasses import fields
 
     from pystream.cli.topics import create
+    from pystream.topicoptions import OPTIONS
 
     given = {parameter.name for parameter in create.params}
-    assert {field.name for field in fields(pystream.TopicOptions)} <= given
+    assert {field.name for field in fields(pystream.TopicOptions)} == {o.stored for o in OPTIONS.values()}
+    assert set(OPTIONS) <= given
 
 
 def test_create_what_exists(events):
@@ -80,7 +82,10 @@ def test_create_what_exists(events):
         assert (result.returncode, result.stderr) == (0, "topic 'clicks' is there already\n")
     result = pystream_("topics", "create", events, "clicks", "--if-not-exists", "--partitions", 3)
     assert result.returncode == 2
-    assert result.stderr == "pystream: partitions=3: topic 'clicks' exists with partitions=2\n"
+    assert result.stderr == (
+        "pystream: partitions=3: topic 'clicks' exists with partitions=2; "
+        "`pystream topics add-partitions` adds some\n"
+    )
 
 
 REFUSED = {

@@ -40,6 +40,17 @@ HOLDING = {"hold.held"}
 READING = {"view.anew"}
 """Where a thread has others read on that have not seen yet what it has; tested in tests/c/test_view.c."""
 
+RETAINING = {
+    f"retain.{step}" for step in "rolling synced raised durable unlinking index unlinked done".split()
+}
+"""Where retention can be killed; tested in tests/c/test_retain.c."""
+
+COMPACTING = {
+    f"compact.{step}"
+    for step in "begun mapped opened written indexed synced renamed dirsynced unlinking cleaned".split()
+}
+"""Where compaction can be killed; tested in tests/c/test_compact.c."""
+
 VERBS = sorted(set(re.findall(r'ASK\(env, "(\w+)"\)', (SOURCES / "ps_os.c").read_text())))
 """System calls that can be made to fail."""
 
@@ -120,7 +131,8 @@ def test_every_point_is_known() -> None:
     """A point that is added to the sources is added to these tests."""
     sources = "".join(file.read_text() for file in SOURCES.glob("*.c"))
     named = set(re.findall(r'PS_POINT\([^"]*"([^"]+)"\)', sources))
-    assert named == POINTS.keys() | {f"recover.{name}" for name in RECOVERY} | HOLDING | READING
+    recovering = {f"recover.{name}" for name in RECOVERY}
+    assert named == POINTS.keys() | recovering | HOLDING | READING | RETAINING | COMPACTING
     assert named == set(points.kernel_points())
     assert set(points.library_points()) == points.PLACES.keys()
 

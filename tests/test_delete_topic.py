@@ -16,6 +16,7 @@ import pytest
 import deleters
 import lives
 import pystream
+from administrators import leftovers
 from harness import Life, Snapshot, contents, quick_directory
 from pystream import TopicDeletedError, deletion
 
@@ -42,13 +43,9 @@ def create(store: pystream.Store, name: str = "t", partitions: int = 2) -> pystr
     return store.topic(name, create=True, partitions=partitions, segment_bytes=65536)
 
 
-def leftovers(path: Path) -> list[str]:
-    return [entry for entry in os.listdir(path / "topics") if "+" in entry]
-
-
 def test_every_point_is_known() -> None:
     source = Path(deletion.__file__).read_text()
-    assert set(re.findall(r'point\(store, "([^"]+)"\)', source)) == set(POINTS)
+    assert set(re.findall(r'"(delete\.[a-z]+)"', source)) == set(POINTS)
 
 
 def test_deleted(path: Path) -> None:
@@ -417,9 +414,9 @@ def test_space_is_free_at_once(path: Path) -> None:
             batches = list(topic.batches())
             del batches[1]
             store.delete_topic("t")
-            assert len(kept()) == 1
+            assert len(kept(path)) == 1
             del batches
-            assert kept() == set()
+            assert kept(path) == set()
         descriptors = len(os.listdir("/proc/self/fd"))
         for _ in range(30):
             create(store).append([b"x"], partition=0)
@@ -428,13 +425,14 @@ def test_space_is_free_at_once(path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
 
 
-def kept() -> set[str]:
-    """Segments that have no name any more and that this process has open or mapped."""
+def kept(path: Path) -> set[str]:
+    """Segments of the store that have no name any more and that this process has open or mapped."""
     open_files = {
         os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)
     }
     maps = {line.split(maxsplit=5)[-1].strip() for line in Path("/proc/self/maps").read_text().splitlines()}
-    return {name for name in open_files | maps if name.endswith(".log (deleted)") and ".deleted+" in name}
+    start = f"{path.resolve()}/topics/.deleted+"
+    return {name for name in open_files | maps if name.startswith(start) and name.endswith(".log (deleted)")}
 
 
 def test_a_failed_rename_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,7 +271,7 @@ def test_a_producer_waits_for_space(tmp_path: Path) -> None:
         producer.send(b"x" * 19000)  # no room for it in the first segment
         with pytest.raises((pystream.DeliveryError, pystream.LockTimeoutError)):
             producer.flush(timeout=0.3)
-        assert producer.stats()["pending_records"] == 1
+        assert producer.stats().pending_records == 1
         with pytest.raises(pystream.StorageError, match="min_free_bytes"):
             topic.append([bytes(50000)])
         store._handle.min_free_bytes = 0

@@ -159,7 +159,7 @@ def test_offsets_with_gaps(golden: tuple[Path, dict[str, Any]]) -> None:
             else:
                 with pytest.raises(pystream.OffsetOutOfRangeError):
                     partition[start]
-        assert [record.offset for record in partition.tail(400)] == [o for o in offsets if o >= 600]
+        assert [record.offset for record in partition.tail(100)] == offsets[-100:]
 
 
 def test_a_cut_log_has_its_epochs(golden: tuple[Path, dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import pystream
 from group_lives import Company, append, fill, places, until
 from harness import T0, quick_directory
 from pystream import OffsetAndMetadata, OffsetOutOfRangeError, OptionError, TopicPartition
-from pystream.consumer import METADATA_BYTES_MAX
+from pystream.group.offsets import METADATA_BYTES_MAX
 
 P = ("t", 0)
 

@@ -21,6 +21,7 @@ import pytest
 
 import pystream
 from harness import LONG, Life, quick_directory
+from ingests import Stop, stop_after
 from pystream._native.limits import SEGMENT_BYTES_MIN
 from pystream.ingest import BadRowError, JobBusyError, JobExistsError, SourceError, blocks, ingest, job
 
@@ -62,21 +63,6 @@ def numbers(topic: pystream.Topic, name: str = "n") -> list[int]:
         for record in topic.records()
         if (record.value or b"")[:1] == b"{"
     ]
-
-
-class Stop(Exception):
-    """Ends a run as suddenly as an exception can."""
-
-
-def stop_after(calls: int) -> Any:
-    left = [calls]
-
-    def on_progress(progress: object) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Stop
-
-    return on_progress
 
 
 # ---- kill -9 ----------------------------------------------------------------------------------------------

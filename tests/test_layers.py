@@ -28,6 +28,7 @@ ALLOWED = {
     "pystream/cli": {"click", "numpy", "pystream", "rich"},
     "pystream/export": {"numpy", "orjson", "pyarrow", "pystream"},
     "pystream/ingest": {"numpy", "orjson", "pyarrow", "pystream"},
+    "pystream/metrics": {"prometheus_client", "pystream"},
     "pystream/serializers": {"msgpack", "numpy", "orjson", "pystream"},
     "pystream/demo": {"matplotlib", "numpy", "pystream", "rich"},
 }

@@ -18,6 +18,7 @@ import pytest
 import pystream
 from harness import LONG, T0, quick_directory, rows
 from pystream import ClosedError
+from pystream.stats import PartitionStats
 
 
 @pytest.fixture
@@ -378,34 +379,34 @@ def test_memory_does_not_leak(path: Path) -> None:
 
 
 def test_what_is_lent_is_reported(path: Path) -> None:
-    def lent(segments: int) -> dict[str, int]:
+    def lent(segments: int) -> PartitionStats:
         """The figures, once that many segments are lent: the helper thread holds one for moments, too."""
         deadline = time.monotonic() + 30
-        while (stats := topic.stats()[0])["lent_segments"] != segments and time.monotonic() < deadline:
+        while (stats := topic.stats()[0]).process.lent_segments != segments and time.monotonic() < deadline:
             time.sleep(0.005)
-        assert stats["lent_segments"] == segments
+        assert stats.process.lent_segments == segments
         return stats
 
     with pystream.open(path) as store:
         topic = store.topic("t", create=True, segment_bytes=65536)
         topic.append([b"x" * 60_000])
         topic.append([b"y" * 60_000])
-        assert lent(0)["lent_bytes"] == 0
+        assert lent(0).lent_bytes == 0
         values = next(topic.batches()).values
         stats = lent(1)
-        assert stats["segments"] == 2
-        assert 60_000 < stats["lent_bytes"] <= 65536
+        assert stats.segments == 2
+        assert 60_000 < stats.lent_bytes <= 65536
         del values
-        assert lent(0)["lent_bytes"] == 0
+        assert lent(0).lent_bytes == 0
 
 
 def test_the_achieved_loss_bound_is_reported(path: Path) -> None:
     with pystream.open(path, sync_interval=0.01) as store:
         partition = store.topic("t", create=True).partition(0)
-        assert store.topic("t").stats()[0]["sync_lag_ns_max"] == 0
+        assert partition.stats().process is None  # nobody has opened it
         partition.append([b"x"])
         deadline = time.monotonic() + 30
         while partition.durable_offset == 0 and time.monotonic() < deadline:
             time.sleep(0.005)
         assert partition.durable_offset == 1
-        assert 0 < store.topic("t").stats()[0]["sync_lag_ns_max"] < 30 * 10**9
+        assert 0 < partition.stats().process.sync_lag_max_ns < 30 * 10**9

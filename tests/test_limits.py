@@ -82,7 +82,7 @@ def test_largest_record(small: pystream.Topic, way: Callable[..., None], below: 
     way(small, [value])
     small.append([b"after"])
     assert [record.value for record in small.records()] == [b"first", value, b"after"]
-    assert small.stats()[0]["segments"] == 3
+    assert small.stats()[0].segments == 3
 
 
 @pytest.mark.parametrize("way", WAYS)

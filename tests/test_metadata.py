@@ -162,3 +162,18 @@ def test_one_creator_wins_between_processes(tmp_path: Path) -> None:
 
 def test_defaults_in_topic_file(store: pystream.Store) -> None:
     assert store.topic("t", create=True).options == TopicOptions()
+
+
+def test_a_topic_that_cannot_be_looked_at_is_there(tmp_path: Path) -> None:
+    """It is not left out in silence, of a backup above all."""
+    with pystream.open(tmp_path / "s", maintenance=False) as store:
+        store.topic("good", create=True).append([b"x"])
+        (tmp_path / "s" / "topics" / "loop").symlink_to("loop")
+        assert store.topics() == ["good", "loop"] and "loop" in store and "x" * 300 not in store
+        stats = store.stats()
+        assert list(stats.topics) == ["good"]
+        assert [problem.partition(":")[0] for problem in stats.problems] == ["loop"]
+        for use in (lambda: store["loop"], lambda: store.backup(tmp_path / "b")):
+            with pytest.raises(pystream.StorageError, match="symbolic links"):
+                use()
+        assert not (tmp_path / "b").exists()

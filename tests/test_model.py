@@ -183,32 +183,34 @@ class Log(RuleBasedStateMachine):
         data=st.data(), many=st.booleans(), codec=st.sampled_from([None, "none", "lz4"]), close=st.booleans()
     )
     def produce(self, data: st.DataObject, many: bool, codec: str | None, close: bool) -> None:
-        producer = self.topic.producer(
-            linger=data.draw(st.sampled_from([0, 0.001, 60])),
-            batch_bytes=data.draw(st.sampled_from([1, 500, 20_000, "256KiB"])),
-            batch_records=data.draw(st.sampled_from([None, 1, 5])),
-            compression=codec,
-        )
-        for _ in range(data.draw(st.integers(1, 3))):
-            batch = data.draw(batches(self.schema))
-            if many:
-                producer.send_many(**batch)
-                self.added(batch)
-                continue
-            for one in expected(batch, len(self.rows)):
-                sent = one._replace(timestamp=T0 if one.timestamp is None else one.timestamp)
-                producer.send(
-                    np.frombuffer(sent.value or b"", DTYPE)[0] if self.schema == "dtype" else sent.value,
-                    sent.key,
-                    headers=list(sent.headers) or None,
-                    timestamp=sent.timestamp,
-                )
-                self.rows.append(sent)
-        if not close:
-            producer.flush()
-            assert self.partition.end_offset == len(self.rows)
-        producer.close()
+        linger = data.draw(st.sampled_from([0, 0.001, 60]))
+        batch_bytes = data.draw(st.sampled_from([1, 500, 20_000, "256KiB"]))
+        batch_records = data.draw(st.sampled_from([None, 1, 5]))
+        # What draws may raise, where there is nothing left to draw from: so each is closed by leaving it.
+        with self.topic.producer(
+            linger=linger, batch_bytes=batch_bytes, batch_records=batch_records, compression=codec
+        ) as producer:
+            for _ in range(data.draw(st.integers(1, 3))):
+                self.send(producer, data.draw(batches(self.schema)), many)
+            if not close:
+                producer.flush()
+                assert self.partition.end_offset == len(self.rows)
         assert self.partition.end_offset == len(self.rows)
+
+    def send(self, producer: pystream.Producer, batch: dict[str, Any], many: bool) -> None:
+        if many:
+            producer.send_many(**batch)
+            self.added(batch)
+            return
+        for one in expected(batch, len(self.rows)):
+            sent = one._replace(timestamp=T0 if one.timestamp is None else one.timestamp)
+            producer.send(
+                np.frombuffer(sent.value or b"", DTYPE)[0] if self.schema == "dtype" else sent.value,
+                sent.key,
+                headers=list(sent.headers) or None,
+                timestamp=sent.timestamp,
+            )
+            self.rows.append(sent)
 
     @rule(durable=st.booleans())
     def flush(self, durable: bool) -> None:

@@ -86,7 +86,7 @@ def installed_by(extra: str) -> set[str]:
 
 
 def test_what_the_package_imports_is_in_the_extras_of_its_users_and_nothing_else():
-    users = {"cli", "arrow", "serializers", "demo", "bench"}
+    users = {"cli", "arrow", "serializers", "metrics", "demo", "bench"}
     providers = metadata.packages_distributions()
     brought = {canonicalize_name(providers[module][0]) for module in imported(ROOT / "pystream")}
     assert brought == set.union(*map(named, users)) | {"numpy"}

@@ -315,6 +315,6 @@ def test_sync_topics_are_durable_at_once(store: pystream.Store) -> None:
 
 
 def test_stats(numbered: pystream.Partition, topic: pystream.Topic) -> None:
-    stats = topic.stats()[0]
-    assert stats["appends"] == 10
-    assert stats["appended_records"] == 100
+    process = topic.stats()[0].process
+    assert process.appends == 10
+    assert process.appended_records == 100

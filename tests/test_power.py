@@ -32,21 +32,21 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.library = ctypes.CDLL(str(disk_library()), use_errno=True)
-        self.library.ps_disk_calls.restype = ctypes.c_int64
-        self.library.pwrite.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
+        self.verbs = ctypes.CDLL(str(disk_library()), use_errno=True)
+        self.verbs.ps_disk_calls.restype = ctypes.c_int64
+        self.verbs.pwrite.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64]
         for word in ("failed", "failed_path", "mood"):
-            getattr(self.library, f"ps_disk_{word}").restype = ctypes.c_char_p
-        self.library.ps_disk_photo.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
-        self.library.ps_disk_write_back.argtypes = [ctypes.c_uint64]
-        self.library.ftruncate.argtypes = [ctypes.c_int, ctypes.c_int64]
+            getattr(self.verbs, f"ps_disk_{word}").restype = ctypes.c_char_p
+        self.verbs.ps_disk_photo.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+        self.verbs.ps_disk_write_back.argtypes = [ctypes.c_uint64]
+        self.verbs.ftruncate.argtypes = [ctypes.c_int, ctypes.c_int64]
 
     def arm(self, plan: str = "photo:0:0:/") -> int:
-        return int(self.library.ps_disk_arm(os.fsencode(self.root), plan.encode()))
+        return int(self.verbs.ps_disk_arm(os.fsencode(self.root), plan.encode()))
 
     def call(self, name: str, *arguments: Any) -> int:
         given = [os.fsencode(one) if isinstance(one, Path) else one for one in arguments]
-        answer = int(getattr(self.library, name)(*given))
+        answer = int(getattr(self.verbs, name)(*given))
         if answer < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), name)
@@ -66,7 +66,7 @@ class Disk:
         self.call("close", descriptor)
 
     def photo(self, seed: int, dest: Path) -> Path:
-        assert self.library.ps_disk_photo(os.fsencode(dest), seed) == 0
+        assert self.verbs.ps_disk_photo(os.fsencode(dest), seed) == 0
         return dest
 
 
@@ -76,17 +76,17 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     root.mkdir()
     played = Disk(root)
     yield played
-    played.library.ps_disk_only_mood(None)
-    played.library.ps_disk_disarm()
+    played.verbs.ps_disk_only_mood(None)
+    played.verbs.ps_disk_disarm()
 
 
 def photos(disk: Disk, count: int = 60) -> Iterator[tuple[str, Path]]:
     """Photos in every mood, and which one it was."""
     for mood in MOODS:
-        assert disk.library.ps_disk_only_mood(mood.encode()) == 0
+        assert disk.verbs.ps_disk_only_mood(mood.encode()) == 0
         for seed in range(count):
             yield mood, disk.photo(seed, disk.root.parent / f"{mood}-{seed}")
-    assert disk.library.ps_disk_only_mood(b"no-such-mood") == errno.EINVAL
+    assert disk.verbs.ps_disk_only_mood(b"no-such-mood") == errno.EINVAL
 
 
 def page(byte: bytes, count: int = 1) -> bytes:
@@ -115,7 +115,7 @@ def test_each_mood_loses_what_it_should(disk: Disk, mood: str) -> None:
     assert disk.arm() == 0
     for at in range(8):
         disk.write("file", page(b"b"), at=at * PAGE)
-    assert disk.library.ps_disk_only_mood(mood.encode()) == 0
+    assert disk.verbs.ps_disk_only_mood(mood.encode()) == 0
     seen: dict[str, int] = {}
     for seed in range(200):
         data = (disk.photo(seed, disk.root.parent / str(seed)) / "file").read_bytes()
@@ -154,7 +154,7 @@ def test_torn_pages(disk: Disk) -> None:
     disk.write("file", old)
     assert disk.arm() == 0
     disk.write("file", new)
-    disk.library.ps_disk_only_mood(b"last-torn")
+    disk.verbs.ps_disk_only_mood(b"last-torn")
     kinds = set()
     for seed in range(100):
         data = (disk.photo(seed, disk.root.parent / str(seed)) / "file").read_bytes()
@@ -205,7 +205,7 @@ def test_names_come_and_go_in_chains(disk: Disk) -> None:
 
 def photos_in(disk: Disk, word: str) -> Iterator[tuple[str, Path]]:
     for mood in MOODS:
-        disk.library.ps_disk_only_mood(mood.encode())
+        disk.verbs.ps_disk_only_mood(mood.encode())
         for seed in range(10):
             yield mood, disk.photo(seed, disk.root.parent / f"{word}-{mood}-{seed}")
 
@@ -248,9 +248,9 @@ def test_the_kernel_writes_back_of_its_own_accord(disk: Disk) -> None:
     assert disk.arm() == 0
     disk.write("file", page(b"b", 4))
     for seed in range(40):
-        disk.library.ps_disk_write_back(seed)
+        disk.verbs.ps_disk_write_back(seed)
     disk.write("file", page(b"c", 4))
-    disk.library.ps_disk_only_mood(b"nothing")
+    disk.verbs.ps_disk_only_mood(b"nothing")
     data = (disk.photo(1, disk.root.parent / "photo") / "file").read_bytes()
     assert data == page(b"b", 4), "neither what was synced nor what is there now"
 
@@ -284,9 +284,9 @@ def test_plans_that_are_none(disk: Disk, plan: str) -> None:
 
 def test_photos_do_not_go_below_the_root(disk: Disk) -> None:
     assert disk.arm(f"photo:1:2:{disk.root}/photo") == errno.EINVAL
-    assert disk.library.ps_disk_arm(b"relative", b"count") == errno.EINVAL
-    assert disk.library.ps_disk_arm(b"/", b"count") == errno.EINVAL
-    assert disk.library.ps_disk_arm(os.fsencode(disk.root / "nothing"), b"photo:0:0:/") == errno.ENOENT
+    assert disk.verbs.ps_disk_arm(b"relative", b"count") == errno.EINVAL
+    assert disk.verbs.ps_disk_arm(b"/", b"count") == errno.EINVAL
+    assert disk.verbs.ps_disk_arm(os.fsencode(disk.root / "nothing"), b"photo:0:0:/") == errno.ENOENT
 
 
 @pytest.mark.parametrize(
@@ -296,19 +296,19 @@ def test_calls_fail_when_the_plan_says_so(disk: Disk, plan: str, failing: set[in
     assert disk.arm(plan) == 0
     (disk.root.parent / "elsewhere").write_bytes(b"")
     for n in range(1, 7):
-        disk.library.mkdir(os.fsencode(disk.root.parent / f"outside-{n}"), 0o777)  # these do not count
+        disk.verbs.mkdir(os.fsencode(disk.root.parent / f"outside-{n}"), 0o777)  # these do not count
         try:
             disk.call("mkdir", disk.root / str(n), 0o777)
             failed = False
         except OSError as error:
             assert error.errno == errno.ENOSPC
-            assert disk.library.ps_disk_failed() == b"mkdir"
-            assert disk.library.ps_disk_failed_path() == str(n).encode()
+            assert disk.verbs.ps_disk_failed() == b"mkdir"
+            assert disk.verbs.ps_disk_failed_path() == str(n).encode()
             failed = True
         assert failed == (n in failing)
         assert (disk.root / str(n)).exists() != failed
         assert (disk.root.parent / f"outside-{n}").exists()
-    assert disk.library.ps_disk_calls() == 6
+    assert disk.verbs.ps_disk_calls() == 6
 
 
 SCRIPT = """
@@ -419,7 +419,7 @@ def test_a_program_that_fails_tells_how_to_play_it_again(monkeypatch: pytest.Mon
     assert found["trials"] == 40
     failure = found["failures"][0]
     seed = int(failure.split()[1].rstrip(":"))
-    assert failure.endswith(f"({broken} --verbose --first {seed} --trials 1)")
+    assert failure.endswith(f"({broken.name} --verbose --first {seed} --trials 1)")
     assert power.run_program(broken, seed, 1)["failed"][0][0] == seed
 
 

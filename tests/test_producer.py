@@ -348,7 +348,7 @@ def test_back_pressure(store: pystream.Store, topic: pystream.Topic) -> None:
             time.sleep(0.3)
             waiting = len(done)
             assert 4 <= waiting <= 10
-            assert producer.stats()["pending_bytes"] <= 8192 + 2 * 2048
+            assert producer.stats().pending_bytes <= 8192 + 2 * 2048
         thread.join()
     assert len(done) == 100 and len(values(topic)) == 101
 

@@ -70,7 +70,7 @@ def test_everything_can_be_read(path: Path, compression: str) -> None:
                 assert rows([partition[offset]]) == [wanted[i][offset]]
             assert partition.wait(end, timeout=0.01) is False
         assert [topic.partition(i).offset_for_time(moment) for i in range(3)] == places
-        assert topic.stats()[0]["segments"] >= 1
+        assert topic.stats()[0].segments >= 1
         with store.consumer("t", timeout=0) as consumer:
             assert sum(len(batch) for batch in consumer.batches()) == sum(map(len, wanted.values()))
             assert consumer.poll(timeout=0.05) is None

@@ -17,7 +17,6 @@ from pystream import (
     UnsafeFileSystemError,
     UnsupportedError,
 )
-from pystream._native.log import StoreHandle
 
 
 def everything(path: Path) -> list[str]:
@@ -169,7 +168,7 @@ def test_io_is_honoured(tmp_path: Path, any_io: str) -> None:
 
 
 def test_unsafe_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystream.opening.StoreHandle", Elsewhere)
+    monkeypatch.setattr("pystream.opening.choose_io", lambda path: ("refused", "nfs"))
     with pytest.raises(UnsafeFileSystemError, match="nfs") as caught:
         pystream.open(tmp_path / "s")
     assert isinstance(caught.value, OSError)
@@ -179,24 +178,12 @@ def test_unsafe_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_maps_where_they_are_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystream.opening.StoreHandle", Elsewhere)
-    monkeypatch.setattr(Elsewhere, "answer", ("pwrite", "btrfs"))
+    monkeypatch.setattr("pystream.opening.choose_io", lambda path: ("pwrite", "btrfs"))
     with pytest.raises(UnsafeFileSystemError, match="mmap"):
         pystream.open(tmp_path / "s", io="mmap")
     assert everything(tmp_path) == []
     with pystream.open(tmp_path / "s") as store:
         assert store.io == "pwrite"
-
-
-class Elsewhere:
-    """The native store handle on another file system."""
-
-    answer = ("refused", "nfs")
-    acquire = staticmethod(StoreHandle.acquire)
-
-    @classmethod
-    def choose_io(cls, path: str) -> tuple[str, str]:
-        return cls.answer
 
 
 # ---- topics ---------------------------------------------------------------------------------------
@@ -301,10 +288,10 @@ def test_topic_refuses_types(store: pystream.Store, options: dict[str, object]) 
     assert store.topics() == []
 
 
-@pytest.mark.parametrize("option", ["retention", "retention_bytes", "cleanup"])
+@pytest.mark.parametrize("option", ["transactional_id", "isolation"])
 def test_topic_options_of_later_versions(store: pystream.Store, option: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{option}=.*not available in this version"):
-        store.topic("t", create=True, **{option: "7d"})  # type: ignore[arg-type]
+        store.topic("t", create=True, **{option: "a"})  # type: ignore[arg-type]
     assert store.topics() == []
 
 

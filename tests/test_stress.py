@@ -49,6 +49,8 @@ def test_two_hundred_kills_and_no_anomaly(tmp_path: Path) -> None:
         "hold": 10,
         "assigned": 10,
         "commit": 50,
+        "tidied": 10,
+        "removed": 1000,
         "processes": 30,
         "records": 2000,
         "acknowledged": 2000,
@@ -92,7 +94,7 @@ def test_a_mutation_that_has_no_single_place_is_refused(tmp_path: Path, times: i
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--cast nobody", "'nobody' is nobody; there are log, race, groups, appender=N"),
+        ("--cast nobody", "'nobody' is nobody; there are log, race, groups, upkeep, appender=N"),
         ("--cast log=2", "'log=2' is nobody"),
         ("--seconds soon", "'soon' is not a time such as 90, 90s, 10m or 2h"),
     ],

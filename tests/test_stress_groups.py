@@ -81,6 +81,13 @@ def test_who_was_silent_may_be_put_out() -> None:
     assert kinds(early + "a 3.1 lost m1 t/0\n") == {"two-owners": 1}
 
 
+def test_who_waits_for_the_disk_is_silent() -> None:
+    """A durable commit may take longer than a session."""
+    slow = STOPPED.replace("c 1.2 stop a\n", "").replace("c 3 resume a", "a 3 commit m1 {} t/0 0")
+    assert kinds(slow.format(int(1.2 * S)) + "a 3.1 lost m1 t/0\n") == {}
+    assert kinds(slow.format(int(2.3 * S)) + "a 3.1 lost m1 t/0\n") == {"two-owners": 1}
+
+
 def test_who_was_put_out_reads_on() -> None:
     """What it was given before it was stopped, it may note afterwards; no more."""
     assert kinds(STOPPED + seen("a", "m1", 3.1, 3)) == {}

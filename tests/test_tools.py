@@ -138,7 +138,9 @@ def test_help_tells_of_every_target():
 
 def test_what_the_makefile_names_is_there():
     (linted,) = re.findall(r"^PY_FILES = (.*)$", MAKEFILE, re.MULTILINE)
-    benches = [f"bench/{name}.py" for name in re.findall(r"bench-(pipes|transfer|groups)", MAKEFILE)]
+    benches = [
+        f"bench/{name}.py" for name in re.findall(r"bench-(pipes|transfer|groups|growth|busy)", MAKEFILE)
+    ]
     for name in [*linted.split(), *benches, "bench/table.py", "tools/setup.sh"]:
         assert (ROOT / name).exists(), name
     # Whatever holds Python is linted.

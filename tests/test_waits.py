@@ -19,7 +19,8 @@ CROWD = 100
 
 def wakes(topic: pystream.Topic, partition: int = 0) -> int:
     """Calls of this process to wake somebody who waits for the partition."""
-    return topic.stats()[partition]["wakes"]
+    process = topic.stats()[partition].process
+    return 0 if process is None else process.wakes
 
 
 def until_waited_for(partition: pystream.Partition) -> None:

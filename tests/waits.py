@@ -53,7 +53,10 @@ def switches() -> int:
 def idle(channel: Any, path: Path, topic: str, partitions: int | None, forbidden: tuple[str, ...]) -> None:
     """Wait for one record, with futexes or without; tell how often it slept in two seconds, and what came."""
     forbid(*forbidden)
-    with pystream.open(path) as store, store.consumer(topic, start="latest") as consumer:
+    with (
+        pystream.open(path, maintenance=False) as store,
+        store.consumer(topic, start="latest") as consumer,
+    ):
         if partitions is not None:
             consumer.assign([(topic, index) for index in range(partitions)])
         assert consumer.poll(timeout=0) is None
@@ -109,7 +112,7 @@ def waiter(channel: Any, path: Path, topic: str, how: str) -> None:
 def lone_wait(channel: Any, path: Path, topic: str, forbidden: tuple[str, ...]) -> None:
     """Wait for the first record; tell whether it came, when, and the processor's time that took."""
     forbid(*forbidden)
-    with pystream.open(path) as store:
+    with pystream.open(path, maintenance=False) as store:
         partition = store[topic].partition(0)
         assert not partition.wait(0, timeout=0)
         channel.send("waiting")

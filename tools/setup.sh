@@ -85,8 +85,8 @@ if grep -qsx "$mode $digest" $stamp; then exit 0; fi
 if [ "$mode" = docs ] && grep -qsx "test $digest" $stamp; then exit 0; fi
 grep -qs " $digest\$" $stamp || rm -f $stamp # another mode's build is as old as ours
 
-# What some tests want and the others do not: libFuzzer, and file systems to make and fill. Where they cannot be
-# had, those tests are not collected.
+# What some tests want and the others do not: libFuzzer, file systems to make and fill, what counts instructions.
+# Where they cannot be had, those tests are not collected.
 fuzzes() {
   local program='int LLVMFuzzerTestOneInput(const unsigned char *p, unsigned long n) { return n == 1 && p[0] == 2; }'
   for compiler in clang clang-{30..14}; do
@@ -103,6 +103,7 @@ if [ "$mode" = test ]; then
   there mkfs.ext4 || extras+=(e2fsprogs)
   there mkfs.xfs || extras+=(xfsprogs)
   there mkfs.btrfs || extras+=(btrfs-progs)
+  have valgrind || extras+=(valgrind)
   if [ ${#extras[@]} -gt 0 ] && ! install "${extras[@]}"; then
     echo "setup: going on without ${extras[*]}: the tests that want them will be missing"
   fi

@@ -18,7 +18,10 @@ from command_pages import exit_codes, reference
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = {
+    "compare": "Beside rivals, setting by setting",
     "library": "The library",
+    "growth": "As it grows",
+    "busy": "Beside a busy thread",
     "groups": "Consumer groups",
     "pipes": "Lines through pipes",
     "transfer": "Files in and out",
@@ -43,9 +46,25 @@ def include(name: str) -> str:
         stems = {path.stem for path in (ROOT / "bench/results").glob("*.md")} - UNKEPT
         order = [stem for stem in RESULTS if stem in stems] + sorted(stems - RESULTS.keys())
         return "\n\n".join(
-            f"## {RESULTS.get(stem, stem)}\n\n{body(f'bench/results/{stem}.md')}" for stem in order
+            f"## {RESULTS.get(stem, stem)}\n\n{picture(stem)}{body(f'bench/results/{stem}.md')}"
+            for stem in order
         )
     return body(name)
+
+
+def picture(stem: str) -> str:
+    """The plot beside the results of that name, if there is one; on_files() has it among the pages' files."""
+    there = (ROOT / f"bench/results/{stem}.png").exists()
+    return f"![{RESULTS.get(stem, stem)}](images/{stem}.png)\n\n" if there else ""
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Called by MkDocs when it has found the files of the site."""
+    from mkdocs.structure.files import File
+
+    for path in sorted((ROOT / "bench/results").glob("*.png")):
+        files.append(File.generated(config, f"images/{path.name}", abs_src_path=str(path)))
+    return files
 
 
 def body(name: str) -> str:

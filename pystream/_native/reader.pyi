@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from typing_extensions import Buffer
 
@@ -8,6 +8,7 @@ from pystream._native.log import LogHandle
 from pystream._native.schema import Schema
 
 class PartitionReader(ArrowSource):
+    on_fall: Callable[[PartitionReader], object] | None
     def __init__(
         self,
         handle: LogHandle,

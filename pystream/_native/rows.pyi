@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,3 +22,4 @@ def json_rows(
     columns: list[tuple[bytes, int, _Text]], count: int
 ) -> tuple[npt.NDArray[np.uint8], _Int32s, _Int32s]: ...
 def settle(log: LogHandle) -> None: ...
+def appended(log: LogHandle, start: int, producer_id: int) -> Iterator[tuple[int, int, int]]: ...

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pystream._native.log import LogHandle
+from pystream._native.log import LogHandle, StoreHandle
 from pystream._native.schema import Schema
 
 def append_batch(
@@ -16,3 +16,4 @@ def append_batch(
     schema: Schema | None = None,
 ) -> int: ...
 def lag_ns_max(log: LogHandle) -> int: ...
+def syncs_of(store: StoreHandle) -> list[tuple[LogHandle, int, int]]: ...

@@ -6,9 +6,9 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -28,7 +28,13 @@ from pystream.backups.trees import (
     sync_file,
     write_all,
 )
-from pystream.errors import CorruptLogError, PystreamError, TopicDeletedError, TopicNotFoundError
+from pystream.errors import (
+    CorruptLogError,
+    LockTimeoutError,
+    PystreamError,
+    TopicDeletedError,
+    TopicNotFoundError,
+)
 from pystream.inspection import read_epochs, read_head, segment_files
 from pystream.metadata import LOCKS_FILE, TOPIC_FILE, TOPICS_DIRECTORY, TopicOptions, topic_directory
 from pystream.verification import presence_of
@@ -41,6 +47,8 @@ THREADS: Final = 4
 CHUNK_BYTES: Final = 16 << 20
 POLL_S: Final = 0.1
 TRIES_MAX: Final = 8
+KEEP_WAIT_NS: Final = 60 * 10**9
+"""How long maintenance of others may keep a partition; it works in short steps."""
 EMPTY_SEGMENT_BYTES: Final = 4096
 
 Ends = dict[tuple[str, int], tuple[int, int, int]]
@@ -65,6 +73,8 @@ class Part:
     """Leader epoch of the log."""
     used: bool = False
     """Anybody has ever opened it."""
+    log: Any = None
+    """Its native handle, where it is used."""
     bytes: int = 0
     """About as many are to be copied or linked."""
     new_epoch: int = 0
@@ -149,18 +159,23 @@ def _is_used(store: Store, part: Part) -> bool:
 
 
 def _measure(store: Store, part: Part, log: Any) -> None:
-    part.used = True
-    part.start, part.end, part.epoch = log.start_offset, log.high_watermark, log.leader_epoch
+    part.used, part.log = True, log
+    part.epoch = log.leader_epoch
+    _measure_range(store, part)
+    for base, path in segment_files(part.source):
+        with suppress(OSError):
+            if base < part.end:
+                part.bytes += os.stat(path).st_size
+
+
+def _measure_range(store: Store, part: Part) -> None:
+    part.start, part.end = part.log.start_offset, max(part.end, part.log.high_watermark)
     if store.mode == "r":
         # The view follows writers, but another thread may just be bringing it up to date.
         with suppress(PystreamError):
             presence, head = presence_of(store.path), read_head(os.path.join(part.source, "head"))
             if presence.writers and head.sound and head.incarnation == presence.incarnation:
                 part.end = max(part.end, head.high_watermark)
-    for base, path in segment_files(part.source):
-        with suppress(OSError):
-            if base < part.end:
-                part.bytes += os.stat(path).st_size
 
 
 def _check_there(store: Store, part: Part) -> None:
@@ -292,7 +307,8 @@ class Copies:
         for turn in range(TRIES_MAX):
             if self._stop or part.uuid in self._deleted:
                 return
-            before = self._incarnation(part)
+            before = self._state(part)
+            part.start = min(max(part.start, before[1]), part.end)
             target = os.path.join(self._topics, part.topic, str(part.number))
             try:
                 with metadata.storage_errors(target):
@@ -301,16 +317,27 @@ class Copies:
                     sync_directory(target)
                 self._site.point("backup.partition")
                 return
-            except (CorruptLogError, OSError) as error:
+            except (CorruptLogError, TopicDeletedError, OSError) as error:
                 if not self._is_there(part):
                     self._deleted.add(part.uuid)
                     return
-                # Who only reads keeps nobody from recovering the log, which moves files.
-                moved = isinstance(error, CorruptLogError) or error.errno == errno.ENOENT
-                if not moved or self._incarnation(part) == before or turn + 1 == TRIES_MAX:
+                # Retention and compaction remove files; and who only reads keeps nobody from recovering the
+                # log, which moves some.
+                moved = not isinstance(error, OSError) or error.errno == errno.ENOENT
+                if not moved or self._state(part) == before or turn + 1 == TRIES_MAX:
                     raise
                 remove_tree(target)
                 time.sleep(0.005 * 2**turn)
+
+    def _state(self, part: Part) -> tuple[object, int, list[int]]:
+        """What changes when files go: the incarnation, the log start, and the segments to be copied."""
+        start = part.start
+        with suppress(PystreamError):
+            head = read_head(os.path.join(part.source, "head"))
+            start = (head.log_start or start) if head.sound else start
+        with suppress(PystreamError):
+            return self._incarnation(part), start, [b for b, _ in segment_files(part.source) if b < part.end]
+        return self._incarnation(part), start, []
 
     def _incarnation(self, part: Part) -> object:
         """What changes when somebody recovers the partition; nobody does while we have it open to write."""
@@ -326,6 +353,42 @@ class Copies:
         part.segments, part.epochs = [], []
         if not part.used:
             return
+        with self._files_kept(part):
+            if self._is_compacted(part):
+                # Since it was measured, what was the last of its key may have been superseded behind the end,
+                # and left out.
+                _measure_range(self._store, part)
+            self._copy_files(target, part)
+
+    def _is_compacted(self, part: Part) -> bool:
+        found = metadata.read_topic(self._store.path, part.topic)
+        return part.options.compacts or (found is not None and found[1].compacts)
+
+    @contextmanager
+    def _files_kept(self, part: Part) -> Iterator[None]:
+        """Nobody compacts the partition or removes segments of it: else one that is copied now and another
+        that is copied later would be of different moments, and a key that was deleted could come back to
+        life."""
+        try:
+            locks = os.open(
+                os.path.join(os.path.dirname(part.source), LOCKS_FILE), os.O_RDONLY | os.O_CLOEXEC
+            )
+        except FileNotFoundError:  # nobody has ever written there
+            yield
+            return
+        try:
+            if not self._site.keep_files(locks, part.number, KEEP_WAIT_NS):
+                raise LockTimeoutError(
+                    f"{part.source}: segments were removed or replaced all the time; try again later",
+                    topic=part.topic,
+                    partition=part.number,
+                    path=part.source,
+                )
+            yield
+        finally:
+            os.close(locks)
+
+    def _copy_files(self, target: str, part: Part) -> None:
         files = segment_files(part.source)
         first = max((i for i, (base, _) in enumerate(files) if base <= part.start), default=0)
         files = [(base, path) for base, path in files[first:] if base < part.end]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pystream import versions
+from pystream._native.limits import choose_io
 
 
 def machine_facts(path: Path) -> dict[str, Any]:
@@ -42,6 +43,4 @@ def _processor() -> str:
 
 
 def _filesystem(path: Path) -> str:
-    from pystream._native.log import StoreHandle
-
-    return StoreHandle.choose_io(str(path))[1]
+    return choose_io(str(path))[1]

@@ -192,8 +192,8 @@ class Run:
     def stored(self) -> tuple[int, int]:
         """Records in the log, and the bytes that they take there."""
         with pystream.open(self.plan.store, "r") as store:
-            stats = store[TOPIC].stats().values()
-        return sum(each["high_watermark"] for each in stats), sum(each["stored_bytes"] for each in stats)
+            stats = store[TOPIC].stats()
+        return sum(each.high_watermark for each in stats.partitions), stats.stored_bytes
 
     def segments(self) -> list[Path]:
         """The files of the log, with what they hold; the store is closed."""

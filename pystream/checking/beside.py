@@ -16,6 +16,7 @@ from pystream.inspection import read_epochs, read_index
 from pystream.verified import DAMAGE, NOTE, UNCHECKED, Finding, PartitionReport
 
 KEPT: Final = re.compile(r"\d{20}\.log\.\d{10}\.cut|(\d{20}\.(log|index)|epochs)\.\d+\.damaged")
+_SEGMENT: Final = re.compile(r"(\d{20})\.log")
 _OURS: Final = re.compile(r"head|epochs|\d{20}\.(log|index)|.*\.tmp")
 
 
@@ -131,10 +132,15 @@ def _strangers(look: Look) -> Iterator[Finding]:
         names = sorted(os.listdir(look.directory))
     except OSError:
         return
+    there = {base for base, _ in look.files}
+    last = max(there, default=0)
     for name in names:
         if KEPT.fullmatch(name):
             word = "a recovery cut away" if name.endswith(".cut") else "a repair took out"
             yield _finding(look, NOTE, "file", f"what {word}; it may be deleted", name)
+        elif (found := _SEGMENT.fullmatch(name)) and int(found[1]) < last and int(found[1]) not in there:
+            what = "an interrupted compaction left it; another segment has all of it, and the next removes it"
+            yield _finding(look, NOTE, "file", what, name)
         elif not _OURS.fullmatch(name):
             yield _finding(look, NOTE, "file", "a file that is none of pystream's", name)
 

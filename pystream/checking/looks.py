@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from pystream.inspected import Head
+from pystream.inspection import kept_files
 
 
 class Presence(NamedTuple):
@@ -79,6 +80,27 @@ class Look:
     results: dict[int, SegmentResult] = field(default_factory=dict)
     moved: bool = False
     """A file that was listed was not there any more."""
+    gone: set[int] = field(default_factory=set)
+    """The base offsets of such files."""
+
+    @property
+    def start(self) -> int | None:
+        """Where the log starts, if that is known."""
+        return self.head.log_start if self.head is not None and self.head.sound else None
+
+    def follow(self, head: Head | None) -> None:
+        """Retention has gone on meanwhile: the log starts where `head` says, and what is gone below is not
+        missed."""
+        if head is None or not head.sound or self.head is None or not self.head.sound:
+            return
+        start, now = self.start or 0, head.log_start or 0
+        if now <= start or (self.bound is not None and now > self.bound):
+            return
+        self.head = replace(self.head, log_start=now)
+        self.files = kept_files(self.files, now)
+        kept = {base for base, _ in self.files}
+        self.results = {base: result for base, result in self.results.items() if base in kept}
+        self.moved = bool(self.gone & kept)
 
     @property
     def attached(self) -> bool:

@@ -24,6 +24,7 @@ _STORE_NAMES: Final = {
     metadata.TOPICS_DIRECTORY,
     metadata.BACKUP_FILE,
     metadata.LIVE_FILE,
+    metadata.MAINTENANCE_FILE,
     "groups",
     metadata.JOBS_DIRECTORY,
     "repairs",

@@ -48,9 +48,12 @@ COMMANDS: Final = {
     "export": ("pystream.cli.export:export", "Write records to Parquet, CSV, JSON lines or Arrow files."),
     "groups": ("pystream.cli.groups:groups", "List, describe, reset and delete consumer groups."),
     "ingest": ("pystream.cli.ingest:ingest", "Read CSV, JSON lines, Parquet or Arrow files into a topic."),
+    "maintain": ("pystream.cli.maintain:maintain", "Let go of what is expired, and compact, now."),
+    "metrics": ("pystream.cli.metrics:metrics", "Print a store's numbers for Prometheus, or serve them."),
     "produce": ("pystream.cli.produce:produce", "Append lines of a file or of standard input."),
     "repair": ("pystream.cli.repair:repair", "Mend what verify has found damaged; a dry run first."),
-    "topics": ("pystream.cli.topics:topics", "Create, list, describe and delete topics."),
+    "top": ("pystream.cli.top:top", "Watch rates, lag and disk, live."),
+    "topics": ("pystream.cli.topics:topics", "Create, list, describe, change, copy and delete topics."),
     "verify": ("pystream.cli.verify:verify", "Check every file of a store, a topic or a partition."),
     "version": ("pystream.cli.version:version", "Print the versions of pystream and what it stands on."),
 }
@@ -65,12 +68,24 @@ EXIT_CODES: Final = (
 )
 
 
+TOPIC_COMMANDS: Final = (
+    "add-partitions",
+    "alter",
+    "copy",
+    "create",
+    "delete",
+    "delete-records",
+    "list",
+    "rename",
+    "truncate-before",
+)
+"""Words that are commands of `topics`, and of no other group."""
+
+
 class Commands(SuggestingGroup):
     """The group of all commands, which are imported by name."""
 
-    elsewhere: ClassVar = {name: f"topics {name}" for name in ("create", "delete", "list")} | {
-        "reset": "groups reset"
-    }
+    elsewhere: ClassVar = {name: f"topics {name}" for name in TOPIC_COMMANDS} | {"reset": "groups reset"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

@@ -62,6 +62,15 @@ _IN_OTHER_WORDS = (
     (" (create=False)", ""),
     ("; create=True makes it", "; `pystream topics create` makes it"),
     ("; a store open to read makes none", "; `pystream topics create` makes it"),
+    ("; add_partitions() adds some", "; `pystream topics add-partitions` adds some"),
+    ("altered by add_partitions(), which adds some", "altered by `pystream topics add-partitions`"),
+    ("; alter_topic() changes that", "; `pystream topics alter` changes that"),
+    ("; give {partition: offset}", "; choose one with --partition"),
+    (
+        'give key=, or alter the topic to cleanup="delete"',
+        "give keys, or `pystream topics alter --cleanup delete`",
+    ),
+    ("; give the copy another name, or append=True", "; give a NEW_NAME, or --append"),
     ("; mode='r' opens a store that is only to be read", ""),
     ("; use a local file system, or force=True to do without the guarantees", "; use a local file system"),
 )

@@ -30,6 +30,7 @@ from pystream.cli.common import (
     time_text,
     warn,
 )
+from pystream.options import duration_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -283,8 +284,12 @@ def show_topic(topic: TopicFacts, *, as_json: bool) -> None:
                 ("values", _values(options)),
                 ("keys", _width(options.key_bytes)),
                 ("timestamps", _TIMESTAMPS[options.timestamp_type]),
-                ("segments", f"of {bytes_text(options.segment_bytes)}"),
+                ("segments", _segment(options)),
                 ("index", f"an entry every {bytes_text(options.index_interval_bytes)}"),
+                ("batches", _largest(options)),
+                ("cleanup", options.cleanup),
+                ("retention", _retention(options)),
+                *([("compaction", _compaction(options))] if options.compacts else []),
                 ("partitions", f"{options.partitions:,}"),
             ]
         )
@@ -418,6 +423,38 @@ def _values(options: pystream.TopicOptions) -> str:
     if options.dtype is not None:
         return f"{dtype_text(options.dtype)} ({bytes_text(options.dtype.itemsize)} each)"
     return _width(options.value_bytes)
+
+
+def _segment(options: pystream.TopicOptions) -> str:
+    age = options.segment_age_ns
+    ended = "when full" if age is None else f"when full, or after {duration_text(age)}"
+    return f"of {bytes_text(options.segment_bytes)}, ended {ended}"
+
+
+def _largest(options: pystream.TopicOptions) -> str:
+    size = options.max_message_bytes
+    return "as large as a segment holds" if size is None else f"of {bytes_text(size)} at most"
+
+
+def _retention(options: pystream.TopicOptions) -> str:
+    """How long, and how much: in full also where the cleanup does not go by it, which is said."""
+    parts = []
+    if options.retention_ns is not None:
+        parts.append(duration_text(options.retention_ns))
+    if options.retention_bytes is not None:
+        parts.append(f"{bytes_text(options.retention_bytes)} a partition")
+    if options.retention_topic_bytes is not None:
+        parts.append(f"{bytes_text(options.retention_topic_bytes)} in all")
+    text = ", ".join(parts) or "forever"
+    return text if options.deletes or not parts else f"{text} (not heeded: cleanup is {options.cleanup})"
+
+
+def _compaction(options: pystream.TopicOptions) -> str:
+    return (
+        f"when {options.min_cleanable_dirty_ratio:.0%} is new; of records older than "
+        f"{duration_text(options.min_compaction_lag_ns)}; tombstones stay "
+        f"{duration_text(options.delete_retention_ns)}"
+    )
 
 
 def _width(size: int | None) -> str:

@@ -33,6 +33,7 @@ from pystream.cli.common import (
     warn,
 )
 from pystream.cli.pipes import BytesType, chosen_delimiter, delimiter_options, end_of
+from pystream.cli.topicoptions import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,7 +258,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: Any) -> int | Non
     default="5ms",
     show_default=True,
     metavar="DURATION",
-    callback=option_value(lambda text: opt.parse_duration("linger", text, maximum=3600 * 10**9)),
+    callback=option_value(lambda text: opt.parse_duration("linger", seconds(text), maximum=3600 * 10**9)),
     help="How long a line may wait for others, to be appended with them.",
 )
 @click.option("--durable", is_flag=True, help="End only when every record is on the disk.")

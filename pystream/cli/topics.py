@@ -9,8 +9,8 @@ import click
 import pystream
 from pystream import metadata
 from pystream import options as opt
-from pystream._native.limits import CODECS, DURABILITIES
 from pystream.cli import facts
+from pystream.cli.changes import add_partitions, alter, copy, delete_records, rename, truncate_before
 from pystream.cli.common import (
     EXIT_DIFFERS,
     EXIT_FAILED,
@@ -22,86 +22,43 @@ from pystream.cli.common import (
     fail,
     json_option,
     open_store,
-    option_value,
-    parse_dtype_text,
     quiet_option,
     say,
     show_json,
     store_argument,
     topic_argument,
 )
+from pystream.cli.topicoptions import topic_options
+from pystream.topicoptions import OPTIONS
 
 
 @click.group(cls=SuggestingGroup)
 def topics() -> None:
-    """Create, list, describe and delete topics."""
+    """Create, list, describe, change, copy and delete topics."""
+
+
+for command in (alter, rename, copy, add_partitions, delete_records, truncate_before):
+    topics.add_command(command)
 
 
 @topics.command()
 @store_argument
 @click.argument("topic")
-@click.option(
-    "--partitions",
-    type=int,
-    callback=option_value(opt.parse_partitions),
-    help="How many partitions, 1 to 65,536; 1 by default.",
-)
-@click.option(
-    "--compression", type=click.Choice(sorted(CODECS)), help="Codec of the batches; none by default."
-)
-@click.option(
-    "--durability",
-    type=click.Choice(sorted(DURABILITIES)),
-    help="interval (the default): on the disk within a second; sync: before an append is acknowledged; "
-    "none: when the kernel sees fit.",
-)
-@click.option(
-    "--dtype",
-    metavar="DTYPE",
-    callback=option_value(parse_dtype_text),
-    help="NumPy type of each value: fields as ts:i8,px:f8, or one type such as f8.",
-)
-@click.option(
-    "--value-bytes",
-    metavar="SIZE",
-    callback=option_value(lambda text: opt.parse_width("value_bytes", _number(text))),
-    help="Bytes of each value, where all are equally long.",
-)
-@click.option(
-    "--key-bytes",
-    metavar="SIZE",
-    callback=option_value(lambda text: opt.parse_width("key_bytes", _number(text))),
-    help="Bytes of each key, where all are equally long.",
-)
-@click.option(
-    "--segment-bytes",
-    metavar="SIZE",
-    callback=option_value(lambda text: opt.parse_segment_bytes(_number(text))),
-    help="Size of a segment file, 64KiB to 2GiB less 4KiB; 128MiB by default. No batch can be larger.",
-)
-@click.option(
-    "--index-interval-bytes",
-    metavar="SIZE",
-    callback=option_value(lambda text: opt.parse_index_interval_bytes(_number(text))),
-    help="Bytes of log between two index entries, 1KiB to 1GiB; 16KiB by default.",
-)
-@click.option(
-    "--timestamp-type",
-    type=click.Choice(["create", "append"]),
-    help="Timestamps are those given, else the producer's clock (create, the default), or the clock when "
-    "a batch is appended (append).",
-)
+@topic_options(OPTIONS)
 @click.option("--if-not-exists", is_flag=True, help="No error when the topic exists with these options.")
 @quiet_option
 def create(store: Path, topic: str, if_not_exists: bool, quiet: bool, **options: Any) -> None:
     """Create a topic, and its store when it is not there.
 
-    Options are fixed from then on. The store's parent directory must exist.
+    Options can be changed later by `pystream topics alter`, but for those that say what a value or key is.
+    The store's parent directory must exist.
 
     \b
     Examples:
       pystream topics create events.ps clicks --partitions 4 --compression lz4
       pystream topics create events.ps ticks --dtype ts:i8,px:f8,qty:i4
+      pystream topics create events.ps logs --retention 7d --retention-bytes 10GiB
+      pystream topics create events.ps users --cleanup compact
     """
     # Everything that can be refused is, before a store is made for it.
     if options["dtype"] is not None and options["value_bytes"] is not None:
@@ -224,8 +181,3 @@ def _existing(store: Path) -> str:
     if not (store / metadata.STORE_FILE).is_file():
         open_store(store, read_only=True).close()
     return str(store)
-
-
-def _number(text: str) -> int | str:
-    """A plain number of bytes as an int, so that it is said back as typed."""
-    return int(text) if text.isdecimal() and text.isascii() else text

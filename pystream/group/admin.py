@@ -14,7 +14,7 @@ from pystream.errors import GroupNotEmptyError, GroupNotFoundError, OptionError
 from pystream.group.documents import Committed, Key, State
 from pystream.group.offsets import SAVE_PATIENCE_S, save_in_time
 from pystream.group.shared import Gone, SharedGroup, finish_deletion
-from pystream.group.sharing import is_dead, remove
+from pystream.group.sharing import follow_names, is_dead, remove
 from pystream.places import OffsetAndMetadata, TopicPartition
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Group:
         """
         group = self._open()
         try:
-            state = group.load()
+            state = group.load().copy()
+            follow_names(state, self._store.path)
             committed, saved = group.committed(), group.saved()
         except Gone:
             raise self._gone() from None
@@ -191,7 +192,8 @@ class Group:
         """
         group = self._open()
         try:
-            state, offsets = group.load(), group.committed()
+            state, offsets = group.load().copy(), group.committed()
+            follow_names(state, self._store.path)
         except Gone:
             raise self._gone() from None
         found = {}
@@ -265,7 +267,8 @@ class Group:
                 raise TypeError(f"partitions= must be a list of (topic, partition); it has {given!r} in it")
             chosen.append(self._store.topic(given[0]).partition(given[1]))
         if topics is None and partitions is None:
-            state = group.load()
+            state = group.load().copy()
+            follow_names(state, self._store.path)
             found = [self._find(key, state) for key in {*group.committed(), *state.targets}]
             chosen = [partition for partition in found if partition is not None]
         return {(where._topic.uuid.hex, where.index): where for where in chosen}

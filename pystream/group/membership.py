@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from pystream import metadata
 from pystream._native.group import Member as MemberPage
 from pystream._native.reader import PartitionReader
-from pystream.errors import FencedMemberError, LogTruncatedError
+from pystream.errors import FencedMemberError, OffsetOutOfRangeError
 from pystream.group.documents import Claim, Committed, Key, Member, State
 from pystream.group.offsets import (
     SAVE_PATIENCE_S,
@@ -38,6 +38,7 @@ from pystream.group.sharing import (
     Lookout,
     catalog,
     check_company,
+    other_processes,
     remove,
     share_out,
     target_by_hand,
@@ -79,7 +80,7 @@ class Membership:
         self._directory = TopicsDirectory(self._store.path)
         self._look_ns = min(SLICE_NS_MAX, options.session_timeout_ns // SLICES_PER_SESSION)
         self._saver = Saver()
-        self._truncated: LogTruncatedError | None = None  # to be raised when records are asked for
+        self._truncated: OffsetOutOfRangeError | None = None  # to be raised when records are asked for
         self._lock = threading.RLock()
         self._inside = False
         self._leaving = False
@@ -286,8 +287,10 @@ class Membership:
             self._reform(gone)
             return True
         mine, wanted = state.claimed_by(self.member_id), state.targets_of(self.member_id)
-        if given_up := mine.keys() - wanted:
-            self._revoke({key: state.names[key[0]] for key in given_up})
+        held = {key: name for (name, _), key in self._keys.items()}
+        renamed = {key for key in mine.keys() & held.keys() if state.names[key[0]] != held[key]}
+        if given_up := (mine.keys() - wanted) | renamed:  # these are claimed again, by the new name
+            self._revoke({key: held.get(key, state.names[key[0]]) for key in given_up})
             return True
         if missing := mine.keys() - set(self._keys.values()):
             self._read({key: state.names[key[0]] for key in missing}, state)
@@ -301,10 +304,7 @@ class Membership:
 
     def _follow(self, state: State) -> None:
         """Have the watcher, and our slices, follow who is there."""
-        pid, space = this_process()
-        others = frozenset(
-            entry.pid for entry in state.members.values() if entry.pid != pid and entry.pid_space == space
-        )
+        others = other_processes(state)
         self._shared.forget_peers(set(state.members))
         if others != self._others:
             self._others = others
@@ -323,7 +323,7 @@ class Membership:
         for name in self._names:
             if not metadata.has_topic(self._store.path, name):
                 self._directory.forget()
-                raise topic_deleted(name)
+                raise topic_deleted(name, self._consumer._topics.get(name))
         return catalog(state, self._store.path) != state.topics
 
     def _reform(self, gone: set[str]) -> None:

@@ -8,32 +8,69 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from pystream import options as opt
 from pystream.errors import (
     FencedMemberError,
     LockTimeoutError,
     LogTruncatedError,
+    OffsetOutOfRangeError,
+    OptionError,
     TopicDeletedError,
     TopicNotFoundError,
 )
 from pystream.group.documents import Committed, Key, State
 from pystream.group.shared import Gone
+from pystream.notices import limited
+from pystream.places import OffsetAndMetadata
 
 if TYPE_CHECKING:
     from pystream._native.group import Member
     from pystream._native.log import LogHandle
     from pystream.consumer import Consumer
+    from pystream.group.membership import Membership
     from pystream.group.settings import GroupOptions
     from pystream.group.shared import SharedGroup
+    from pystream.partition import Partition
 
 _log = logging.getLogger("pystream.group")
+
+METADATA_BYTES_MAX: Final = 4096
+"""What may be said beside a committed offset."""
 
 SAVE_PATIENCE_S: Final = 30.0
 """How long who wants offsets to be durable waits for another process that is saving them."""
 
 
+def parse_commit(partition: Partition, entry: object) -> int | Committed:
+    """What is to be committed for a partition: an offset, perhaps with metadata.
+
+    Raises:
+        OffsetOutOfRangeError: the partition has no such offset.
+        OptionError, TypeError: it is no offset, or its metadata is none, or too long.
+    """
+    whole = entry if isinstance(entry, OffsetAndMetadata) else OffsetAndMetadata(entry)  # type: ignore[arg-type]
+    offset = opt.parse_int("offset", whole.offset)
+    if not 0 <= offset <= partition.end_offset:
+        raise OffsetOutOfRangeError(
+            f"offset {offset} cannot be committed: {partition.topic!r}/{partition.index} ends at "
+            f"{partition.end_offset}",
+            topic=partition.topic,
+            partition=partition.index,
+            offset=offset,
+        )
+    if not isinstance(entry, OffsetAndMetadata):
+        return offset
+    if not isinstance(whole.metadata, str):
+        raise TypeError(f"metadata must be a str, not {type(whole.metadata).__name__}")
+    if len(whole.metadata.encode("utf-8", "surrogatepass")) > METADATA_BYTES_MAX:
+        raise OptionError(f"metadata has more than {METADATA_BYTES_MAX} bytes")
+    epoch = -1 if whole.leader_epoch is None else opt.parse_int("leader_epoch", whole.leader_epoch, minimum=0)
+    return Committed(offset, epoch, whole.metadata, time.time_ns())
+
+
 def first_offset(
     consumer: Consumer, place: tuple[str, int], committed: Committed | None, options: GroupOptions
-) -> tuple[int, LogTruncatedError | None]:
+) -> tuple[int, OffsetOutOfRangeError | None]:
     """Where to begin in a partition, and what is wrong with where it was to be.
 
     A position beyond where a later leader epoch begins was read before a cut: offsets from there on were
@@ -45,7 +82,7 @@ def first_offset(
     cut = log.epoch_end(committed.epoch)
     end = log.high_watermark if cut is None else min(cut, log.high_watermark)
     if committed.offset < log.start_offset:
-        return consumer._first_place(place), None
+        return consumer._falls.place(consumer, place, committed.offset)
     if committed.offset <= end:
         return committed.offset, None
     where = f"{place[0]!r}/{place[1]}"
@@ -60,6 +97,30 @@ def first_offset(
         partition=place[1],
         offset=committed.offset,
     )
+
+
+def seek_to_committed(consumer: Consumer, membership: Membership, places: Iterable[tuple[str, int]]) -> None:
+    """Have partitions that are read go on where they would if they were taken over now.
+
+    Raises:
+        OffsetOutOfRangeError, LogTruncatedError: as the first read of a partition that was taken over does.
+            The consumer goes on where they say.
+    """
+    wrong = None
+    for place in places:
+        reader = consumer._reader(place)
+        while True:
+            offset, error = first_offset(consumer, place, membership.committed(place), membership.options)
+            try:
+                reader.seek(offset)
+            except OffsetOutOfRangeError:
+                if offset >= reader.handle.start_offset:
+                    raise
+                continue  # it was deleted this moment
+            break
+        wrong = wrong or error
+    if wrong is not None:
+        raise wrong
 
 
 def leader_epochs(consumer: Consumer, keys: Mapping[Key, str]) -> dict[Key, int]:
@@ -149,7 +210,8 @@ class Saver:
         except Gone:
             return False
         except OSError as error:
-            _log.error("group %r: saving offsets failed, and is tried again: %s", group.name, error)
+            what = "group %r: saving offsets failed, and is tried again: %s"
+            limited.log(("saving", group.path), _log, logging.ERROR, what, group.name, error)
             saved = False
         return moved or not saved
 

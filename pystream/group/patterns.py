@@ -52,6 +52,7 @@ class TopicsDirectory:
 
     def has_changed(self) -> bool:
         """Whether something may have changed since the last call that said so."""
+        now = time.time_ns()  # before the look: this thread may have to wait for a processor after it
         try:
             changed = os.stat(self._path).st_mtime_ns
         except FileNotFoundError:
@@ -62,7 +63,7 @@ class TopicsDirectory:
             self.watch()
             get_watcher().refresh()
         # What is changed again in the same step looks the same: then look once more.
-        self._seen = changed if abs(time.time_ns() - changed) > _STEP_NS else -1
+        self._seen = changed if abs(now - changed) > _STEP_NS else -1
         return True
 
     def forget(self) -> None:

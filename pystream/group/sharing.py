@@ -6,16 +6,24 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pystream import metadata
-from pystream.errors import OptionError, PartitionOwnedError, TopicDeletedError
+from pystream.errors import (
+    OptionError,
+    PartitionOwnedError,
+    PystreamError,
+    TopicDeletedError,
+    TopicRenamedError,
+)
 from pystream.group.assignors import assign
 from pystream.group.documents import Key, State, Subscribed
 
 if TYPE_CHECKING:
     from pystream.group.settings import GroupOptions
     from pystream.group.shared import SharedGroup
+    from pystream.topic import Topic
 
 _log = logging.getLogger("pystream.group")
 
@@ -87,8 +95,40 @@ def remove(group: SharedGroup, state: State, gone: Collection[str]) -> bool:
     return removed
 
 
-def topic_deleted(name: str) -> TopicDeletedError:
+def other_processes(state: State) -> frozenset[int]:
+    """Those of members, but for this one, that can be seen from here."""
+    pid, space = this_process()
+    return frozenset(
+        entry.pid for entry in state.members.values() if entry.pid != pid and entry.pid_space == space
+    )
+
+
+def follow_names(state: State, store_path: str) -> None:
+    """Bring the names of topics that were renamed up to date, in a state that was loaded."""
+    stale = set()
+    for uuid, name in state.names.items():
+        with suppress(PystreamError):
+            found = metadata.read_topic(store_path, name)
+            if found is None or found[0].uuid.hex != uuid:
+                stale.add(uuid)
+    if not stale:
+        return
+    for name in metadata.list_topics(store_path):
+        with suppress(PystreamError):
+            found = metadata.read_topic(store_path, name)
+            if found is not None and found[0].uuid.hex in stale:
+                state.names[found[0].uuid.hex] = name
+
+
+def topic_deleted(name: str, topic: Topic | None = None) -> TopicDeletedError:
     """What a member hears whose topic went."""
+    now = topic and metadata.find_topic(topic._store.path, topic.uuid)
+    if now:
+        renamed = TopicRenamedError(
+            f"topic {name!r} was renamed to {now!r}; subscribe or assign anew to go on with it", topic=name
+        )
+        renamed.new_name = now
+        return renamed
     return TopicDeletedError(
         f"topic {name!r} was deleted; subscribe or assign anew to go on without it", topic=name
     )

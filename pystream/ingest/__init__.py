@@ -21,7 +21,8 @@ batches of this producer id behind those offsets are counted, the sources are re
 place, and in each partition as many records are passed over as were counted. That is exact because reading
 from a place is deterministic: blocks are cut, rows shaped and records routed by nothing but the bytes, the
 options and the state. Other producers do not matter, as their batches do not bear the id; nor does what
-happens to the process at any instant.
+happens to the process at any instant. Nor does what compaction leaves out, or retention deletes meanwhile:
+sequence numbers, the last of which compaction keeps, tell how many records there were.
 
 Where the log ends before a saved offset, or a recovery has cut a partition's tail (its leader epoch has
 changed) and the record before that offset is not the job's any more, the state is given up: the whole log is

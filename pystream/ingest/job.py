@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pystream import metadata
 from pystream._native.hashing import xxh3_hex
 from pystream._native.limits import FORMAT_VERSION
-from pystream._native.rows import settle
-from pystream.errors import CorruptLogError
+from pystream._native.rows import appended, settle
+from pystream.errors import CorruptLogError, OffsetOutOfRangeError
 from pystream.ingest.errors import JobBusyError, JobExistsError, SourceError
 from pystream.ingest.plan import Plan
 from pystream.ingest.sources import Source, fingerprint, reading
@@ -197,7 +197,7 @@ def _begin(path: str, lock: int, topic: Topic, sources: Sequence[Source], shape:
         "producer_id": int.from_bytes(os.urandom(8), "little") >> 1,
         "runs": 0,
     }
-    job = Job(path, lock, document, state, [0] * topic.partitions)
+    job = Job(path, lock, document, state, [0] * len(state.written))
     job.save(state)  # before the first record bears its producer id
     return job
 
@@ -317,7 +317,7 @@ def count_written(topic: Topic, producer_id: int, state: State) -> tuple[State, 
     Raises:
         CorruptLogError: records of the job are missing between others.
     """
-    partitions = [topic.partition(index) for index in range(topic.partitions)]
+    partitions = [topic.partition(index) for index in range(len(state.written))]  # some may have come since
     for partition in partitions:
         settle(partition._log())  # what a killed writer left half done may not come to light later
         partition.flush(durable=True)  # and what is counted may not be lost later
@@ -331,10 +331,9 @@ def count_written(topic: Topic, producer_id: int, state: State) -> tuple[State, 
     if lost:
         # A tail was cut. Offsets say nothing any more, so all of the log is looked through, and all of the
         # sources are read again.
-        beginning = tuple(partition.beginning_offset for partition in partitions)
         epochs = tuple(partition._log().leader_epoch for partition in partitions)
         zero = (0,) * len(partitions)
-        state = State(written=zero, ends=beginning, epochs=epochs)
+        state = State(written=zero, ends=zero, epochs=epochs)
     skip = [
         _count(partition, written, end, producer_id)
         for partition, written, end in zip(partitions, state.written, state.ends, strict=True)
@@ -343,30 +342,43 @@ def count_written(topic: Topic, producer_id: int, state: State) -> tuple[State, 
 
 
 def _wrote(partition: Partition, end: int, producer_id: int) -> bool:
-    """Whether the record before `end` is the job's."""
+    """Whether the record before `end` is the job's, as far as that can be told: no cut reaches below the log
+    start."""
     if end <= partition.beginning_offset:
-        return False
+        return True
     return all(batch.producer_id == producer_id for batch in partition.scan(end - 1, end))
 
 
 def _count(partition: Partition, written: int, end: int, producer_id: int) -> int:
-    """How many records of the job stand in a partition beyond the `written` that its state counts.
+    """How many records of the job were put in a partition beyond the `written` that its state counts.
 
     Some of those that the state counts may stand behind `end`, too: they were passed over by a run that began
-    with an older state.
+    with an older state. Others may be gone by now, but only where the log has been deleted, or compacted.
     """
+    while True:
+        try:
+            return _count_on(partition, written, end, producer_id)
+        except OffsetOutOfRangeError:  # the log came to start further on meanwhile
+            pass
+
+
+def _count_on(partition: Partition, written: int, end: int, producer_id: int) -> int:
     due: int | None = None
-    for batch in partition.scan(max(end, partition.beginning_offset)):
-        if batch.producer_id != producer_id or batch.base_sequence is None:
+    gone = 0  # offsets since the job's last batch of which nobody knows whose they were
+    for offset, count, sequence in appended(partition._log(), end, producer_id):
+        if sequence < 0:
+            gone += count
             continue
-        first = (batch.base_sequence - written + SEQUENCES // 2) % SEQUENCES - SEQUENCES // 2
-        if (due is None and first > 0) or (due is not None and first != due):
+        first = (sequence - written + SEQUENCES // 2) % SEQUENCES - SEQUENCES // 2
+        missing = max(first, 0) if due is None else first - due
+        is_deleted = due is None and partition.beginning_offset > end
+        if missing and not is_deleted and not 0 < missing <= gone:
             raise CorruptLogError(
-                f"{partition.topic}/{partition.index}: at offset {batch.base_offset} stands the job's record "
+                f"{partition.topic}/{partition.index}: at offset {offset} stands the job's record "
                 f"{written + first}, where {written + (due or 0)} is due; records of the job are missing",
                 topic=partition.topic,
                 partition=partition.index,
-                offset=batch.base_offset,
+                offset=offset,
             )
-        due = first + len(batch)
+        due, gone = first + count, 0
     return max(due or 0, 0)

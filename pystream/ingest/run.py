@@ -107,11 +107,12 @@ class Run:
         self._checkpoint_ns = checkpoint_ns
         self._on_progress = on_progress
         self._on_bad_row = on_bad_row
-        self._logs = [topic.partition(index)._log() for index in range(topic.partitions)]
+        # Those that there were when the job began: rows that are taken in again are to go where they went.
+        self._logs = [topic.partition(index)._log() for index in range(len(state.written))]
         self._shaper = Shaper(plan, topic.options)
         self._state = state
         self._written, self._ends, self._turn = list(state.written), list(state.ends), state.turn
-        self._skip = list(job.skip) if job else [0] * topic.partitions
+        self._skip = list(job.skip) if job else [0] * len(state.written)
         self._origin = (job.producer_id, job.epoch) if job else None
         self._unsynced: set[int] = set()
         self._bad_path = bad_rows_to

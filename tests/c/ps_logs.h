@@ -32,19 +32,30 @@ typedef struct handle {
   int locks;
 } handle;
 
-__attribute__((unused)) static ps_status try_open(const ps_env *env, handle *h, ps_error *err) {
-  char path[300];
-  snprintf(path, sizeof path, "%s/locks", directory);
-  h->locks = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  CHECK(h->locks >= 0);
+/* Of the partition of the tests; `reads`: for reading only, without a live file. */
+__attribute__((unused)) static ps_log_options options_of(bool reads) {
   ps_log_options options = {.partition = 3,
                             .segment_bytes = segment_bytes,
                             .index_interval_bytes = 1024,
                             .durability = durability,
                             .io = io,
-                            .incarnation = incarnation,
-                            .reserve = reserved_space};
+                            .read_only = reads};
   memset(options.topic_uuid, 7, 16);
+  if (reads)
+    options.live_fd = -1;
+  else {
+    options.incarnation = incarnation;
+    options.reserve = reserved_space;
+  }
+  return options;
+}
+
+__attribute__((unused)) static ps_status try_open(const ps_env *env, handle *h, ps_error *err) {
+  char path[300];
+  snprintf(path, sizeof path, "%s/locks", directory);
+  h->locks = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  CHECK(h->locks >= 0);
+  ps_log_options options = options_of(false);
   ps_status status = ps_log_open(env, directory, h->locks, &options, true, &h->log, err);
   if (status != PS_OK) close(h->locks);
   return status;
@@ -186,6 +197,12 @@ __attribute__((unused)) static char *segment_path(int64_t base) {
   return path;
 }
 
+__attribute__((unused)) static char *head_path(void) {
+  static char path[320];
+  snprintf(path, sizeof path, "%s/head", directory);
+  return path;
+}
+
 __attribute__((unused)) static void flip(const char *path, int64_t at) {
   int fd = open(path, O_RDWR);
   uint8_t byte;
@@ -195,12 +212,16 @@ __attribute__((unused)) static void flip(const char *path, int64_t at) {
   close(fd);
 }
 
-__attribute__((unused)) static void zero(const char *path, int64_t at, size_t bytes) {
+__attribute__((unused)) static void overwrite(const char *path, int64_t at, const void *data, size_t bytes) {
   int fd = open(path, O_RDWR);
-  uint8_t *p = exactly(bytes);
-  CHECK(fd >= 0 && pwrite(fd, p, bytes, at) == (ssize_t)bytes);
-  free(p);
+  CHECK(fd >= 0 && pwrite(fd, data, bytes, at) == (ssize_t)bytes);
   close(fd);
+}
+
+__attribute__((unused)) static void zero(const char *path, int64_t at, size_t bytes) {
+  uint8_t *p = exactly(bytes);
+  overwrite(path, at, p, bytes);
+  free(p);
 }
 
 #endif

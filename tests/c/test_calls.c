@@ -99,14 +99,7 @@ static void look(int64_t *acked) {
   (void)acked;
   snprintf(path, sizeof path, "%s/locks", directory);
   h.locks = open(path, O_RDONLY | O_CLOEXEC);
-  ps_log_options options = {.partition = 3,
-                            .segment_bytes = segment_bytes,
-                            .index_interval_bytes = 1024,
-                            .durability = durability,
-                            .io = io,
-                            .read_only = true,
-                            .live_fd = -1};
-  memset(options.topic_uuid, 7, 16);
+  ps_log_options options = options_of(true);
   ps_status status = ps_log_open(&failing, directory, h.locks, &options, false, &h.log, &err);
   CHECK(is_fair(status, &err));
   if (status == PS_OK) {

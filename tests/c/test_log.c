@@ -30,6 +30,47 @@ static void test_append_roll_read(void) {
   close_handle(h);
 }
 
+/* A frame is checked once: what is read in order keeps a position, not a bit a frame; what is read elsewhere
+ * keeps bits, which say nothing of the frames beside theirs. */
+static void test_checked_once(void) {
+  enum { FRAMES = 9, FROM = 4 };
+  uint64_t at[FRAMES];
+  fresh_directory();
+  handle h = open_with(&plain);
+  for (int i = 0; i < FRAMES; i++) must_append(h.log, 2, 30);
+  ps_cursor cursor;
+  ps_frame_view view;
+  ps_error err = {0};
+  ps_cursor_init(&cursor);
+  CHECK_EQ(ps_cursor_seek(h.log, &cursor, 2 * FROM, &err), PS_OK);
+  for (int i = FROM; i < FRAMES - 1; i++) CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+  ps_segment *segment = view.segment;
+  CHECK_EQ(segment->verified_end, PS_SEGMENT_HEADER_BYTES);
+  CHECK(segment->verified[0] != NULL);
+  at[0] = PS_SEGMENT_HEADER_BYTES;
+  for (int i = 1; i < FRAMES; i++) at[i] = at[i - 1] + view.meta.frame_bytes;
+  for (int i = 0; i < FRAMES; i++)
+    CHECK_EQ(ps_segment_is_verified(segment, at[i]), i >= FROM && i < FRAMES - 1);
+  CHECK_EQ(ps_cursor_seek(h.log, &cursor, 0, &err), PS_OK);
+  for (int i = 0; i < FRAMES; i++) {
+    CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+    CHECK(view.segment == segment && view.position == at[i]);
+    CHECK(ps_segment_is_verified(segment, at[i]));
+  }
+  CHECK_EQ(segment->verified_end, at[FROM]); /* bits serve behind it */
+  ps_cursor_clear(&cursor);
+  close_handle(h);
+  h = open_with(&plain);
+  CHECK_EQ(ps_cursor_seek(h.log, &cursor, 0, &err), PS_OK);
+  for (int i = 0; i < FRAMES; i++) {
+    CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+    CHECK_EQ(view.segment->verified_end, at[i] + view.meta.frame_bytes);
+  }
+  CHECK(view.segment->verified[0] == NULL);
+  ps_cursor_clear(&cursor);
+  close_handle(h);
+}
+
 static void test_largest_batch(void) {
   fresh_directory();
   handle h = open_with(&plain);
@@ -299,6 +340,7 @@ static void test_death_after_sync(void) {
 
 static void everything(void) {
   RUN(test_append_roll_read);
+  RUN(test_checked_once);
   RUN(test_largest_batch);
   RUN(test_reopen);
   RUN(test_find_time);

@@ -12,7 +12,7 @@
 #include "ps_test.h"
 #include "ps_worker.h"
 
-#define LANES_MAX 3
+#define LANES_MAX 8
 
 typedef struct rig {
   ps_env env;
@@ -45,6 +45,15 @@ static ps_log *open_log(rig *r, uint32_t lane, ps_durability durability, uint32_
   return log;
 }
 
+static void fill_lane(rig *r, ps_lane *l, uint32_t index, ps_durability durability, int64_t interval_ns) {
+  r->logs[index] = open_log(r, index, durability, 256 << 10);
+  r->kept[index] = ps_keeper_keep(&r->worker->keeper, r->logs[index], interval_ns, true, 256 << 10);
+  l->log = r->logs[index];
+  l->kept = r->kept[index];
+  l->value_width = 8;
+  l->key_width = -1;
+}
+
 static rig *setup(uint32_t lanes, ps_producer_options options, ps_durability durability,
                   int64_t interval_ns) {
   rig *r = calloc(1, sizeof *r);
@@ -57,15 +66,8 @@ static rig *setup(uint32_t lanes, ps_producer_options options, ps_durability dur
   r->worker = ps_worker_new();
   CHECK_EQ(ps_worker_start(r->worker, &err), PS_OK);
   r->producer = ps_producer_new(&options, lanes);
-  for (uint32_t i = 0; i < lanes; i++) {
-    r->logs[i] = open_log(r, i, durability, 256 << 10);
-    r->kept[i] = ps_keeper_keep(&r->worker->keeper, r->logs[i], interval_ns, true, 256 << 10);
-    ps_lane *l = &r->producer->lanes[i];
-    l->log = r->logs[i];
-    l->kept = r->kept[i];
-    l->value_width = 8;
-    l->key_width = -1;
-  }
+  for (uint32_t i = 0; i < lanes; i++)
+    fill_lane(r, ps_producer_lane(r->producer, i), i, durability, interval_ns);
   ps_worker_attach(r->worker, r->producer);
   return r;
 }
@@ -240,6 +242,76 @@ static void test_threads(void) {
   teardown(r, true);
 }
 
+static void grow(rig *r, uint32_t count) {
+  ps_lanes *more = ps_producer_more(r->producer, count);
+  CHECK(more && more->end == r->lanes + count);
+  for (uint32_t i = 0; i < count; i++) {
+    CHECK_EQ(more->lanes[i].index, r->lanes + i);
+    fill_lane(r, &more->lanes[i], r->lanes + i, PS_DURABILITY_NONE, 0);
+  }
+  ps_producer_grow(r->producer, more);
+  r->lanes += count;
+}
+
+/* Lanes that come later are like the first ones, which stay where they are. */
+static void test_grow(void) {
+  rig *r = setup(1, small, PS_DURABILITY_NONE, 0);
+  ps_lane *first = ps_producer_lane(r->producer, 0);
+  ps_lanes_free(ps_producer_more(r->producer, 3)); /* that came to nothing */
+  ps_lanes_free(NULL);
+  CHECK_EQ(r->producer->lane_count, 1);
+  for (uint32_t step = 0; step < 3; step++) {
+    for (int i = 0; i < 5000; i++) must_send(r, random_below(r->lanes));
+    grow(r, step + 1);
+    CHECK_EQ(r->producer->lane_count, r->lanes);
+    CHECK(ps_producer_lane(r->producer, 0) == first);
+    for (uint32_t i = 0; i < r->lanes; i++) CHECK_EQ(ps_producer_lane(r->producer, i)->index, i);
+  }
+  for (int i = 0; i < 5000; i++) must_send(r, random_below(r->lanes));
+  must_drain(r);
+  for (uint32_t i = 0; i < r->lanes; i++) {
+    CHECK(r->sent[i] > 0);
+    check_log(r, i);
+  }
+  teardown(r, true);
+}
+
+/* Records without a key go to the new lanes in their turn. */
+static void test_sticky_grows(void) {
+  ps_producer_options options = small;
+  options.batch_records = 4;
+  options.linger_ns = 1000000000;
+  rig *r = setup(2, options, PS_DURABILITY_NONE, 0);
+  grow(r, 2);
+  ps_error err;
+  for (uint64_t i = 0; i < 32; i++) {
+    ps_added added;
+    ps_record record = {.value = &i, .value_bytes = 8, .key_bytes = -1};
+    CHECK_EQ(ps_producer_add(r->producer, PS_LANE_STICKY, &record, false, &added, &err), PS_OK);
+    CHECK_EQ(added.lane, i / 4 % 4);
+    r->sent[added.lane]++;
+  }
+  CHECK(eventually(all_visible, r, 2000000000));
+  teardown(r, true);
+}
+
+/* While others add, to the lanes there were. */
+static void test_grow_beside_others(void) {
+  rig *r = setup(2, small, PS_DURABILITY_NONE, 0);
+  pthread_t threads[2];
+  for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, hammer, r) == 0);
+  for (int i = 0; i < 6; i++) {
+    grow(r, 1);
+    for (int k = 0; k < 300; k++) must_send(r, 2 + random_below(r->lanes - 2));
+  }
+  for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  must_drain(r);
+  for (ps_builder *b; (b = ps_producer_fetch(r->producer));) ps_producer_recycle(r->producer, b);
+  CHECK_EQ(ps_log_end_offset(r->logs[0]) + ps_log_end_offset(r->logs[1]), 40000);
+  for (uint32_t i = 2; i < r->lanes; i++) check_log(r, i);
+  teardown(r, true);
+}
+
 /* A full disk: what was sent stays queued, is said once a try, and goes out in order when there is room. */
 static void test_failure_that_passes(void) {
   rig *r = setup(1, small, PS_DURABILITY_NONE, 0);
@@ -396,6 +468,9 @@ int main(void) {
   RUN(test_linger);
   RUN(test_sticky);
   RUN(test_threads);
+  RUN(test_grow);
+  RUN(test_sticky_grows);
+  RUN(test_grow_beside_others);
   RUN(test_failure_that_passes);
   RUN(test_retries);
   RUN(test_failure_for_good);

@@ -3,7 +3,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "ps_head.h"
+#include "ps_log_internal.h"
 #include "ps_logs.h"
+#include "ps_retain.h"
 
 /* Death with nobody else there: the next opener is alone and recovers. Then death in that recovery too. */
 static void test_death_and_recovery(void) {
@@ -92,9 +95,7 @@ static void test_damage(void) {
     uint64_t frame = PS_FRAME_HEADER_BYTES + ps_align_up(1000, PS_ALIGN);
     flip(segment_path(0), PS_SEGMENT_HEADER_BYTES + (int64_t)(4 * frame) + random_below((uint32_t)frame));
     if (round % 5 == 0) {
-      char path[300]; /* without a head, too */
-      snprintf(path, sizeof path, "%s/head", directory);
-      CHECK(unlink(path) == 0);
+      CHECK(unlink(head_path()) == 0); /* without a head, too */
     }
     incarnation++;
     h = open_with(&plain);
@@ -120,10 +121,8 @@ static void test_flipped_head(void) {
   handle h = open_with(&plain);
   for (int i = 0; i < 4; i++) must_append(h.log, 10, 100);
   close_handle(h);
-  char path[300];
-  snprintf(path, sizeof path, "%s/head", directory);
   for (int at = 0; at < (int)PS_HEAD_WAITERS_OFF + 8; at++) {
-    flip(path, at);
+    flip(head_path(), at);
     incarnation++;
     ps_error err;
     if (try_open(&plain, &h, &err) != PS_OK) {
@@ -242,28 +241,109 @@ static void test_cut_keeps_earlier_cuts(void) {
   close_handle(h);
 }
 
-/* A log start beyond the end: a word of the head that is older, or newer, than the files are. */
+/* Of a seal only the first bytes reached the disk, and the log goes on behind it: they are not written over,
+ * whatever the size of the file; zeros are. */
+static void test_torn_seal(void) {
+  static const char torn[16] = "PSEL torn";
+  for (int bytes = 0; bytes <= 9; bytes++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    ps_slot slot;
+    must_append(h.log, 10, 100);
+    CHECK(ps_head_read_slot(h.log->head, &slot));
+    int64_t frame = (int64_t)(slot.position - PS_SEGMENT_HEADER_BYTES), records = 10;
+    for (; slot.segment == 0; records += 10) {
+      must_append(h.log, 10, 100);
+      CHECK(ps_head_read_slot(h.log->head, &slot));
+    }
+    CHECK_EQ(ps_log_durable_offset(h.log), 0);
+    drop_handle(h);
+    off_t seal = (off_t)PS_SEGMENT_HEADER_BYTES + slot.segment / 10 * frame;
+    int fd = open(segment_path(0), O_RDWR);
+    CHECK(fd >= 0 && ftruncate(fd, seal) == 0 && pwrite(fd, torn, (size_t)bytes, seal) == bytes);
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_end_offset(h.log), records);
+    char found[16] = {0};
+    CHECK(pread(fd, found, sizeof found, seal) == (bytes ? bytes : (ssize_t)sizeof found));
+    CHECK(memcmp(found, torn, bytes ? (size_t)bytes : 4) == 0);
+    close(fd);
+    close_handle(h);
+  }
+}
+
+/* A log start beyond the end is not believed: nothing says what was deleted, so what is there is there. */
 static void test_log_start_beyond_the_end(void) {
   fresh_directory();
   incarnation++;
   handle h = open_with(&plain);
   for (int i = 0; i < 3; i++) must_append(h.log, 10, 100);
   close_handle(h);
-  char path[300];
   uint8_t words[16];
-  snprintf(path, sizeof path, "%s/head", directory);
   ps_store_i64(words, 1000);
-  ps_store_u64(words + 8, ~(uint64_t)1000);
-  int fd = open(path, O_RDWR);
-  CHECK(fd >= 0 && pwrite(fd, words, sizeof words, PS_HEAD_LOG_START_OFF) == (ssize_t)sizeof words);
-  close(fd);
+  ps_store_u64(words + 8, ~((uint64_t)1000 * PS_HEAD_DURABLE_FACTOR));
+  overwrite(head_path(), PS_HEAD_LOG_START_OFF, words, sizeof words);
   incarnation++;
   h = open_with(&plain);
-  CHECK_EQ(ps_log_start_offset(h.log), 30);
+  CHECK_EQ(ps_log_start_offset(h.log), 0);
   CHECK_EQ(ps_log_end_offset(h.log), 30);
   must_append(h.log, 10, 100);
-  CHECK_EQ(read_from(h.log, 30), 40);
+  CHECK_EQ(read_from(h.log, 0), 40);
   close_handle(h);
+}
+
+/* Nothing is durable beyond the end, where the files were cut below a log start that is sound. */
+static void test_a_log_cut_below_its_start(void) {
+  fresh_directory();
+  incarnation++;
+  handle h = open_with(&plain);
+  ps_error err;
+  must_append(h.log, 10, 100);
+  ps_slot slot;
+  CHECK(ps_head_read_slot(h.log->head, &slot));
+  must_append(h.log, 10, 100);
+  CHECK_EQ(ps_log_delete_before(h.log, 12, &err), PS_OK);
+  close_handle(h);
+  uint8_t torn[8];
+  memset(torn, 0x55, sizeof torn);
+  overwrite(head_path(), PS_HEAD_DURABLE_CHECK_OFF, torn, sizeof torn);
+  CHECK(truncate(segment_path(0), (off_t)slot.position) == 0);
+  incarnation++;
+  h = open_with(&plain);
+  CHECK_EQ(ps_log_end_offset(h.log), 10);
+  CHECK(ps_log_start_offset(h.log) <= 10);
+  CHECK(ps_log_durable_offset(h.log) <= 10);
+  close_handle(h);
+}
+
+/* What it may leave of one that was torn while the log start was raised: the new word, and a slot from before
+ * the records below it. The word before that one counts: what was deleted does not come back. */
+static void test_log_start_beyond_an_older_slot(void) {
+  for (int known = 0; known < 2; known++) {
+    fresh_directory();
+    incarnation++;
+    handle h = open_with(&plain);
+    ps_error err;
+    ps_slot slot;
+    must_append(h.log, 20, 100);
+    CHECK_EQ(ps_log_delete_before(h.log, 12, &err), PS_OK);
+    CHECK(ps_head_read_slot(h.log->head, &slot));
+    must_append(h.log, 20, 100);
+    CHECK_EQ(ps_log_delete_before(h.log, 36, &err), PS_OK);
+    must_append(h.log, 20, 100);
+    CHECK_EQ(ps_log_sync(h.log, &err), PS_OK);
+    memset(h.log->head + PS_HEAD_SLOT0_OFF, 0xff, PS_HEAD_LINE);
+    memset(h.log->head + PS_HEAD_SLOT1_OFF, 0xff, PS_HEAD_LINE);
+    if (known) ps_head_write_slot(h.log->head, &slot);
+    close_handle(h);
+    incarnation++;
+    h = open_with(&plain);
+    CHECK_EQ(ps_log_start_offset(h.log), known ? 12 : 36);
+    CHECK_EQ(ps_log_end_offset(h.log), 60);
+    CHECK(ps_log_durable_offset(h.log) >= (known ? 12 : 36));
+    close_handle(h);
+  }
 }
 
 /* What a power failure may leave of a head: an old one, that was clean when it reached the disk. */
@@ -382,9 +462,9 @@ static void test_another_boot(void) {
       durability = sync ? PS_DURABILITY_SYNC : usual;
       h = open_with(&plain);
       CHECK_EQ(ps_log_end_offset(h.log), (lost ? 10 : 20) + 10 * life);
-      CHECK_EQ(ps_log_leader_epoch(h.log), sync ? 0 : 1);
+      CHECK_EQ(ps_log_leader_epoch(h.log), 1); /* in sync topics, too: they may not have been that for long */
       CHECK_EQ(ps_log_epoch_end(h.log, 0, &end, &err), PS_OK);
-      CHECK_EQ(end, sync ? INT64_MAX : lost ? 10 : 20);
+      CHECK_EQ(end, lost ? 10 : 20);
       CHECK(access(segment_path(lost ? 10 : 20), F_OK) < 0); /* nothing is cut, so it goes on where it was */
       must_append(h.log, 10, 100);
       check_all(h.log, (lost ? 20 : 30) + 10 * life);
@@ -408,14 +488,10 @@ static void test_torn_durable_word(void) {
     drop_handle(h);
     zero(segment_path(0),
          PS_SEGMENT_HEADER_BYTES + PS_FRAME_HEADER_BYTES + (int64_t)ps_align_up(1000, PS_ALIGN), 64);
-    char path[300];
     int64_t torn = 19;
-    snprintf(path, sizeof path, "%s/head", directory);
     if (round)
-      flip(path, PS_HEAD_BOOT_ID_OFF); /* else whoever moved it died between the word and its check */
-    int fd = open(path, O_RDWR);
-    CHECK(fd >= 0 && pwrite(fd, &torn, sizeof torn, PS_HEAD_DURABLE_OFF) == sizeof torn);
-    close(fd);
+      flip(head_path(), PS_HEAD_BOOT_ID_OFF); /* else whoever moved it died between the word and its check */
+    overwrite(head_path(), PS_HEAD_DURABLE_OFF, &torn, sizeof torn);
     incarnation++;
     h = open_with(&plain);
     CHECK_EQ(ps_log_end_offset(h.log), 10);
@@ -482,7 +558,10 @@ static void everything(void) {
   RUN(test_poison);
   RUN(test_poison_and_torn_first_batch);
   RUN(test_cut_keeps_earlier_cuts);
+  RUN(test_torn_seal);
   RUN(test_log_start_beyond_the_end);
+  RUN(test_a_log_cut_below_its_start);
+  RUN(test_log_start_beyond_an_older_slot);
   RUN(test_stale_clean_head);
   RUN(test_first_header_is_synced);
   RUN(test_only_segment_is_cut);

@@ -18,14 +18,8 @@ static ps_status try_read_with(const ps_env *env, handle *h, ps_error *err) {
   h->locks = open(path, O_RDONLY | O_CLOEXEC);
   snprintf(path, sizeof path, "%s/live", directory);
   live_of_reader = open(path, O_RDONLY | O_CLOEXEC);
-  ps_log_options options = {.partition = 3,
-                            .segment_bytes = segment_bytes,
-                            .index_interval_bytes = 1024,
-                            .durability = durability,
-                            .io = io,
-                            .read_only = true,
-                            .live_fd = live_of_reader};
-  memset(options.topic_uuid, 7, 16);
+  ps_log_options options = options_of(true);
+  options.live_fd = live_of_reader;
   return ps_log_open(env, directory, h->locks, &options, false, &h->log, err);
 }
 

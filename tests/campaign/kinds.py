@@ -160,7 +160,7 @@ class Fuzzing(Elsewhere):
 KINDS: Final = (
     Kind(
         "kill",
-        "`kill -9` of a random process among some twenty that write, read and belong to a group",
+        "`kill -9` of a random process among some thirty that write, read, maintain and belong to a group",
         "kills",
         "200",
         10_000,

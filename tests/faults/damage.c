@@ -84,7 +84,7 @@ static void roll(ps_log *log) {
   ps_slot slot;
   CHECK_EQ(ps_log_lock_append(log, -1, &err), PS_OK);
   CHECK(ps_head_read_slot(log->head, &slot));
-  CHECK_EQ(ps_log_roll(log, &slot, &err), PS_OK);
+  CHECK_EQ(ps_log_roll(log, &slot, 0, &err), PS_OK);
   ps_log_unlock_append(log);
 }
 

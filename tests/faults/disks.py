@@ -83,7 +83,7 @@ def mounted(path: Path, *words: str | Path) -> Iterator[Path]:
 def make_image(image: Path, kind: str, mib: int, *options: str) -> None:
     with open(image, "wb") as file:
         file.truncate(mib * MIB)
-    quiet = {"ext4": ("-q", "-F", "-m", "0"), "xfs": ("-q", "-f"), "btrfs": ("-q", "-f", "--mixed")}[kind]
+    quiet = {"ext4": ("-q", "-F", "-m", "0"), "xfs": ("-q", "-f"), "btrfs": ("-q", "-f")}[kind]
     command(f"mkfs.{kind}", *quiet, *options, image)
 
 
@@ -261,7 +261,17 @@ class Round:
         """Another process opens the store on the full disk, reads all, and tries to append."""
 
         def act(say: Say) -> None:
-            with self.open(mode) as store:
+            try:
+                opened = self.open(mode)
+            except Exception as error:
+                # There, whatever is written, however short, and wherever before, wants a new place.
+                if mode == "r" or self.kind != "btrfs":
+                    raise
+                is_full(error, self.where)
+                if killed:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+            with opened as store:
                 found = self.read(store)
                 assert len(found) >= self.next, (len(found), self.next)
                 if mode == "r":

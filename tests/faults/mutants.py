@@ -36,24 +36,32 @@ MUTANTS: Final = (
         "durable-before-sync",
         "the durable offset moves after the sync that covers it",
         "ps_sync.c",
-        "  status = ps_table_refresh(log, err);\n  if (status == PS_OK) status = ps_log_sync_segments(",
-        "  status = ps_table_refresh(log, err);\n  ps_head_raise_durable(log->head, end);\n"
-        "  if (status == PS_OK) status = ps_log_sync_segments(",
+        "  if (!sync_one(log, from, &status, err)) status = sync_segments_anew(log, from, end, err);\n",
+        "  ps_head_raise_durable(log->head, end);\n"
+        "  if (!sync_one(log, from, &status, err)) status = sync_segments_anew(log, from, end, err);\n",
+    ),
+    Mutant(
+        "sync-one-of-several",
+        "one segment alone is synced only where no other was begun",
+        "ps_sync.c",
+        "ps_head_read_slot(log->head, &slot) &&\n             slot.segment == segment->base_offset;",
+        "ps_head_read_slot(log->head, &slot);",
     ),
     Mutant(
         "sync-too-little",
         "a sync begins at the segment that holds the durable offset",
         "ps_sync.c",
         "  if (from > ps_log_start_offset(log)) status = ps_table_holding(log, from - 1, &segment, NULL);\n"
-        "  if (status != PS_OK) status = ps_table_holding(log, from, &segment, err);\n",
+        "  if (status == PS_OK)\n    is_behind = true;\n"
+        "  else\n    status = ps_table_holding(log, from, &segment, err);\n",
         "  status = ps_table_holding(log, to, &segment, err);\n",
     ),
     Mutant(
         "shown-before-sync",
         "readers of a sync topic see what is durable",
         "ps_append.c",
-        "  if (log->options.durability == PS_DURABILITY_SYNC) return; /*",
-        "  if (log->options.durability == PS_DURABILITY_SYNC && !log) return; /*",
+        "  if (ps_log_durability(log) == PS_DURABILITY_SYNC) return; /*",
+        "  if (ps_log_durability(log) == PS_DURABILITY_SYNC && !log) return; /*",
     ),
     Mutant(
         "first-header-not-synced",
@@ -80,8 +88,8 @@ MUTANTS: Final = (
         "boot-keeps-epoch",
         "what was shown and is gone without a trace is told by a higher epoch",
         "ps_recover.c",
-        "(b.copied || (!b.same_boot &&",
-        "(b.copied || (!log && !b.same_boot &&",
+        "  bool new_epoch = writes && (b.copied || !b.same_boot);",
+        "  bool new_epoch = writes && b.copied;",
     ),
     Mutant(
         "epoch-not-synced",
@@ -122,7 +130,7 @@ MUTANTS: Final = (
         "recovered-not-synced",
         "what a sync topic shows after recovery is durable",
         "ps_recover.c",
-        "  if (dirty && (log->options.durability == PS_DURABILITY_SYNC || b.poisoned)) {",
+        "  if (dirty && (ps_log_durability(log) == PS_DURABILITY_SYNC || b.poisoned)) {",
         "  if (dirty && b.poisoned) {",
     ),
     Mutant(
@@ -169,5 +177,54 @@ MUTANTS: Final = (
         "ps_sync.c",
         "  ps_log_poison(log, os_errno);\n  ps_fail_errno(err, os_errno, path, what);",
         "  (void)log;\n  ps_fail_errno(err, os_errno, path, what);",
+    ),
+    Mutant(
+        "removed-before-durable",
+        "a segment goes only when the log start above it is on the disk",
+        "ps_retain.c",
+        "  if (log->start_durable != start) status = ps_log_sync_head(log, err);\n",
+        "",
+    ),
+    Mutant(
+        "start-at-what-may-go",
+        "the log starts only at what is on the disk",
+        "ps_retain.c",
+        "  status = ps_log_sync_start(log, offset, err);\n",
+        "",
+    ),
+    Mutant(
+        "removed-before-the-next-is-named",
+        "what the log goes on in has its name for good before what is below goes",
+        "ps_retain.c",
+        "  status = ps_log_sync_start(log, start, err);\n",
+        "",
+    ),
+    Mutant(
+        "compacted-not-synced",
+        "a segment that was compacted is on the disk before it takes the old one's place",
+        "ps_rewrite.c",
+        "  if (rc == 0) rc = ps_os_sync_data(log->env, out->fd);\n",
+        "",
+    ),
+    Mutant(
+        "merged-not-named",
+        "what several segments have become has its name for good before the others go",
+        "ps_rewrite.c",
+        '  ps_status status = ps_log_sync_directory(log, err);\n  PS_POINT(log->env, "compact.dirsynced");',
+        '  ps_status status = PS_OK;\n  PS_POINT(log->env, "compact.dirsynced");',
+    ),
+    Mutant(
+        "merged-in-any-order",
+        "what one segment has taken in goes in order: what is left still joins",
+        "ps_rewrite.c",
+        'has taken in");\n  return ps_log_sync_directory(log, err);',
+        'has taken in");\n  return PS_OK;',
+    ),
+    Mutant(
+        "start-in-one-place",
+        "a log start that is being stored leaves the one before it as it is",
+        "ps_head.c",
+        "  if (one > two)\n",
+        "  if (one > two && offset < 0)\n",
     ),
 )

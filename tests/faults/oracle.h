@@ -31,10 +31,12 @@ typedef struct oracle {
   int64_t end;                 /* acknowledged, or at least seen */
   int64_t pending;             /* records behind `end` of an append that has not returned */
   int64_t promised;            /* nothing below it may be lost */
+  int64_t start, start_most;   /* where the log starts: no earlier, as was promised, and no later */
   int64_t read[EPOCHS_MAX];    /* how far somebody may have read records of that epoch: the next offset */
   int64_t limit[EPOCHS_MAX];   /* where records of that epoch must be said to end, because of a cut */
   int32_t epoch;               /* the highest one seen */
   bool compressible;
+  bool keyed; /* records have keys, and may have been compacted */
   uint64_t numbers;
   char wrong[600]; /* "" while all is well */
 } oracle;
@@ -54,6 +56,8 @@ __attribute__((format(printf, 2, 3))) static bool oracle_wrong(oracle *o, const 
 
 static void oracle_begin(oracle *o, bool compressible) {
   o->end = o->pending = o->promised = 0;
+  o->start = o->start_most = 0;
+  o->keyed = false;
   o->epoch = 0;
   o->numbers = 0;
   o->compressible = compressible;
@@ -108,6 +112,19 @@ static void oracle_told(oracle *o, ps_log *log, ps_durability durability) {
   oracle_shown(o, watermark);
 }
 
+/* Of a log that is compacted: each of these keys comes soon again. */
+#define KEYS 5
+static uint8_t oracle_key(const record *r) {
+  return (uint8_t)(r->number * 0x9e3779b97f4a7c15ull >> 32) % KEYS;
+}
+
+/* A record may be missing only where a later one of its key is there for good. */
+static bool oracle_may_be_gone(const oracle *o, int64_t offset) {
+  for (int64_t i = offset + 1; o->keyed && i < o->promised; i++)
+    if (oracle_key(&o->records[i]) == oracle_key(&o->records[offset])) return true;
+  return false;
+}
+
 static bool check_frame(oracle *o, const ps_frame_view *view, int64_t *next) {
   static uint8_t scratch[PS_SEGMENT_BYTES_MIN * 64];
   const uint8_t *body = view->body;
@@ -122,7 +139,14 @@ static bool check_frame(oracle *o, const ps_frame_view *view, int64_t *next) {
   }
   EXPECT(o, ps_frame_columns(&view->meta, body, view->meta.raw_bytes, &columns) == PS_OK, "offset %" PRId64,
          *next);
-  for (uint32_t i = 0; i < columns.count; i++, (*next)++) {
+  for (uint32_t i = 0; i <= columns.count; i++, (*next)++) {
+    int64_t there = i == columns.count
+                        ? ps_frame_next_offset(&view->meta)
+                        : view->meta.base_offset + (columns.offset_deltas ? columns.offset_deltas[i] : i);
+    for (; *next < there && *next >= o->start; ++*next)
+      EXPECT(o, oracle_may_be_gone(o, *next), "offset %" PRId64 " of %" PRId64 " is missing", *next, o->end);
+    *next = there;
+    if (i == columns.count) break;
     const ps_binary *v = &columns.values;
     uint32_t from = v->width >= 0 ? i * (uint32_t)v->width : (uint32_t)v->offsets[i];
     uint32_t to = v->width >= 0 ? from + (uint32_t)v->width : (uint32_t)v->offsets[i + 1];
@@ -165,6 +189,18 @@ static bool oracle_read(oracle *o, ps_log *log, int64_t offset, int64_t *end) {
   return true;
 }
 
+/* What was deleted cannot be read. */
+static bool oracle_refused(oracle *o, ps_log *log, int64_t offset) {
+  ps_cursor cursor;
+  ps_error err = {0};
+  ps_cursor_init(&cursor);
+  ps_status status = ps_cursor_seek(log, &cursor, offset, &err);
+  ps_cursor_clear(&cursor);
+  EXPECT(o, status == PS_OUT_OF_RANGE, "seeking %" PRId64 " below the log start: %d %s", offset, status,
+         err.what);
+  return true;
+}
+
 /* Nobody who has read what is there hears of a cut: no epoch is said to end before its last record. */
 static bool check_epochs(oracle *o, ps_log *log, int64_t end) {
   for (int64_t i = 0; i < end; i++) {
@@ -182,14 +218,18 @@ static bool check_epochs(oracle *o, ps_log *log, int64_t end) {
 /* What holds at any time: all that is shown is what was appended, and nothing else. */
 static bool oracle_check(oracle *o, ps_log *log) {
   int64_t watermark = ps_log_high_watermark(log), end = ps_log_end_offset(log), found;
-  EXPECT(o, ps_log_start_offset(log) == 0, "%" PRId64, ps_log_start_offset(log));
+  int64_t start = ps_log_start_offset(log);
+  EXPECT(o, o->start <= start && start <= o->start_most,
+         "the log starts at %" PRId64 ", promised %" PRId64 ", asked for %" PRId64, start, o->start,
+         o->start_most);
   EXPECT(o, watermark <= end && ps_log_durable_offset(log) <= end,
          "watermark %" PRId64 ", durable %" PRId64 ", end %" PRId64, watermark, ps_log_durable_offset(log),
          end);
-  if (!oracle_read(o, log, 0, &found)) return false;
+  if (!oracle_read(o, log, start, &found)) return false;
   EXPECT(o, found == watermark, "read to %" PRId64 ", watermark %" PRId64, found, watermark);
-  for (int i = 0; i < 2 && watermark > 0; i++) {
-    int64_t from = random_below((uint32_t)watermark + 1);
+  if (start > 0 && !oracle_refused(o, log, start - 1)) return false;
+  for (int i = 0; i < 2 && watermark > start; i++) {
+    int64_t from = start + random_below((uint32_t)(watermark - start) + 1);
     if (!oracle_read(o, log, from, &found)) return false;
     EXPECT(o, found == watermark, "read from %" PRId64 " to %" PRId64 ", watermark %" PRId64, from, found,
            watermark);
@@ -227,6 +267,7 @@ static bool oracle_recovered(oracle *o, ps_log *log, ps_durability durability, b
   o->end = end;
   o->pending = 0;
   if (!oracle_check(o, log)) return false;
+  o->start = o->start_most = ps_log_start_offset(log);
   oracle_told(o, log, durability);
   return true;
 }
@@ -347,6 +388,7 @@ static bool oracle_kept_cut(oracle *o, const files *before, const files *after) 
     const file *old = &before->file[i], *now = files_find(after, old->name);
     if (strlen(old->name) != 24 || ps_segment_parse_name(old->name) < 0) continue;
     if (stands_in_cut(after, old, 0, 0)) continue;
+    if (!now && ps_segment_parse_name(old->name) < o->start_most) continue; /* reading tells of too many */
     EXPECT(o, now != NULL, "%s is gone", old->name);
     int64_t at = 0;
     while (at < old->bytes && (old->data[at] == 0 || (at < now->bytes && now->data[at] == old->data[at])))

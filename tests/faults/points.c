@@ -13,8 +13,10 @@
 #endif
 #include <dirent.h>
 
+#include "ps_compact.h"
 #include "ps_log_internal.h"
 #include "ps_logs.h"
+#include "ps_retain.h"
 
 #define TRIAL_S 30 /* longer is a hang */
 
@@ -22,6 +24,11 @@ static char point[64];
 static bool beside;
 static int nth;
 static int live = -1;
+
+/* Of a log that is compacted: the key of a record follows from its offset, so each is superseded by the one
+ * so many offsets on. */
+#define KEYS 13
+static bool keyed;
 
 /* ---- records ---------------------------------------------------------------------------------- */
 
@@ -41,6 +48,11 @@ static ps_status put(ps_log *log, uint32_t count, uint32_t width, int64_t *base,
   ps_columns columns = {.count = count, .first_timestamp = 1000 + first};
   columns.values = (ps_binary){.data = data, .bytes = count * width, .width = (int32_t)width};
   columns.keys.width = columns.header_keys.width = columns.header_values.width = -1;
+  uint8_t keys[16];
+  for (uint32_t i = 0; i < count && i < sizeof keys; i++) keys[i] = (uint8_t)((first + i) % KEYS);
+  columns.has_keys = keyed;
+  if (keyed) columns.keys = (ps_binary){.data = keys, .bytes = count, .width = 1};
+  CHECK(!keyed || count <= sizeof keys);
   ps_frame_meta meta;
   ps_prepared batch;
   ps_frame_meta_init(&meta);
@@ -61,31 +73,38 @@ static void put_some(ps_log *log) {
   CHECK_EQ(base, first);
 }
 
-/* All that is shown is whole, in order, and what was appended there. Returns where it ends. */
+/* All that is shown, from the log start on, is whole, in order, and what was appended there. Returns where it
+ * ends. */
 static int64_t check_records(ps_log *log) {
   ps_cursor cursor;
   ps_frame_view view;
   ps_error err = {0};
   uint8_t expected[4096];
-  int64_t next = 0;
+  int64_t start = ps_log_start_offset(log), next = -1, last[KEYS] = {0};
   ps_status status;
   ps_cursor_init(&cursor);
-  CHECK_EQ(ps_cursor_seek(log, &cursor, 0, &err), PS_OK);
+  CHECK_EQ(ps_cursor_seek(log, &cursor, start, &err), PS_OK);
   while ((status = ps_cursor_next(log, &cursor, &view, &err)) == PS_OK) {
     ps_columns columns;
     CHECK_EQ(ps_frame_columns(&view.meta, view.body, view.meta.raw_bytes, &columns), PS_OK);
+    if (next < 0) CHECK((next = view.meta.base_offset) <= start && start < ps_frame_next_offset(&view.meta));
     CHECK_EQ(view.meta.base_offset, next);
     uint32_t width = (uint32_t)columns.values.width;
-    CHECK(width <= sizeof expected);
+    CHECK(columns.count == 0 || width <= sizeof expected);
     for (uint32_t i = 0; i < columns.count; i++) {
-      fill(expected, next + i, width);
+      int64_t offset = next + (columns.offset_deltas ? columns.offset_deltas[i] : i);
+      fill(expected, offset, width);
       CHECK(memcmp(columns.values.data + (size_t)i * width, expected, width) == 0);
+      last[offset % KEYS] = offset;
     }
     next = ps_frame_next_offset(&view.meta);
-    CHECK_EQ(next, view.meta.base_offset + columns.count);
+    CHECK(keyed || next == view.meta.base_offset + columns.count);
   }
+  for (int64_t offset = next - 1; keyed && offset >= 0 && offset > next - 1 - KEYS; offset--)
+    CHECK_MSG(last[offset % KEYS] == offset, "(the last record of a key, %" PRId64 ", is missing)", offset);
   CHECK_MSG(status == PS_END, "(%d: %s)", status, err.what);
   ps_cursor_clear(&cursor);
+  if (next < 0) next = start;
   CHECK_EQ(next, ps_log_high_watermark(log));
   return next;
 }
@@ -147,7 +166,36 @@ static handle open_reader(const ps_env *env) {
   return h;
 }
 
-typedef enum life { LIFE_WRITES, LIFE_HOLDS, LIFE_READS, LIFE_OPENS } life;
+static void compact(ps_log *log) {
+  ps_compaction rule = {.now_ns = 1, .map_bytes = 1 << 16};
+  ps_compactor *c;
+  ps_error err = {0};
+  ps_status status = ps_compact_begin(log, &rule, &c, &err);
+  if (status == PS_OK) {
+    status = ps_compact_run(c, -1, &err);
+    ps_compact_end(c);
+  }
+  CHECK_MSG(status == PS_END, "(%d: %s, errno %d)", status, err.what, err.os_errno);
+}
+
+static void retain(ps_log *log) {
+  int64_t start = ps_log_start_offset(log), end = ps_log_high_watermark(log);
+  ps_retention rule = {PS_TIMESTAMP_NONE, -1, PS_TIMESTAMP_NONE};
+  ps_retained out;
+  ps_error err = {0};
+  ps_status status = PS_OK;
+  uint32_t how = random_below(4);
+  if (how == 0) rule.max_bytes = random_below(2 * PS_SEGMENT_BYTES_MIN);
+  if (how == 1) rule.min_timestamp = random_below(2) ? INT64_MAX : 1000 + start + (end - start) / 2;
+  if (how == 2) rule.roll_before = INT64_MAX;
+  if (how == 3) status = ps_log_delete_before(log, start + random_below((uint32_t)(end - start) + 1), &err);
+  do {
+    if (status == PS_OK) status = ps_log_retain(log, &rule, 1 + random_below(4), &out, &err);
+  } while (status == PS_OK && out.more);
+  CHECK_MSG(status == PS_OK, "(%d: %s, errno %d)", status, err.what, err.os_errno);
+}
+
+typedef enum life { LIFE_RETAINS, LIFE_COMPACTS, LIFE_WRITES, LIFE_HOLDS, LIFE_READS, LIFE_OPENS } life;
 
 /* A process that does something until the plan kills it. *known: the highest log end that it had
  * acknowledged. Whether it was killed. */
@@ -172,6 +220,15 @@ static bool live_until(life what, const char *plan_text, int64_t *known) {
     ps_error err;
     if (what == LIFE_HOLDS) CHECK_EQ(ps_log_hold(h.log, -1, &err), PS_OK);
     if (what != LIFE_OPENS) work(h.log, 60, pipes[1]);
+    for (int i = 0; what == LIFE_COMPACTS && i < 3; i++) {
+      sync_now(h.log);
+      compact(h.log);
+      work(h.log, 30, pipes[1]);
+    }
+    for (int i = 0; what == LIFE_RETAINS && i < 12; i++) {
+      retain(h.log);
+      work(h.log, 12, pipes[1]);
+    }
     close_handle(h);
     _exit(0);
   }
@@ -265,7 +322,11 @@ static void check_life_goes_on(int64_t at_least) {
 static bool death_in_life(void) {
   char plan[80];
   snprintf(plan, sizeof plan, "%s:%d:kill", point, nth);
-  life what = is_of("hold.") ? LIFE_HOLDS : is_of("view.") ? LIFE_READS : LIFE_WRITES;
+  life what = is_of("hold.")      ? LIFE_HOLDS
+              : is_of("compact.") ? LIFE_COMPACTS
+              : is_of("retain.")  ? LIFE_RETAINS
+              : is_of("view.")    ? LIFE_READS
+                                  : LIFE_WRITES;
   beside = beside || what == LIFE_READS; /* else there is nobody to read along with */
   fresh_directory();
   enter();
@@ -375,6 +436,7 @@ static const char *parse(char *line, char *id) {
   io = strcmp(way, "pwrite") == 0 ? PS_IO_PWRITE : PS_IO_MAP;
   beside = strcmp(company, "beside") == 0;
   test_seed = seed;
+  keyed = is_of("compact.");
   return NULL;
 }
 

@@ -21,7 +21,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from . import HERE, ROOT, WARNINGS, cache_directory, digest, processes, run_compiler, scenes
+from . import HERE, ROOT, WARNINGS, acting, cache_directory, digest, processes, run_compiler, scenes
 
 MODES: Final = ("interval", "sync", "none")
 IOS: Final = ("mmap", "pwrite")
@@ -49,6 +49,9 @@ PLACES: Final = {
         ),
         "delete",
     ),
+    **dict.fromkeys((f"alter.{step}" for step in "begun grown written renamed synced".split()), "alter"),
+    **dict.fromkeys((f"rename.{step}" for step in "locked renamed synced marked unlocked".split()), "rename"),
+    "copy.filled": "copy",
     **dict.fromkeys(
         (f"group.{step}" for step in "written swapped fenced revoked claimed saving".split()), "group"
     ),
@@ -81,7 +84,7 @@ def kernel_points() -> list[str]:
 def library_points() -> list[str]:
     """Those that the Python sources name."""
     sources = "".join(file.read_text() for file in (ROOT / "pystream").rglob("*.py"))
-    found = re.findall(r'\bpoint\((?:[\w.]+, )?"([a-z_]+\.[a-z_.]+)"\)', sources)
+    found = re.findall(r'\b(?:point|tell_holders)\((?:[^"()]+, )?"([a-z_]+\.[a-z_.]+)"\)', sources)
     return sorted({name for name in found if not name.startswith(ELSEWHERE)})
 
 
@@ -177,7 +180,7 @@ def play_library(seed: int) -> str:
     one = known[seed % len(known)]
     scene = scenes.SCENES[PLACES[one.point]]
     nth = _nth(seed, first=seed < len(known))
-    with scenes.ground(one.io, one.mode) as ground:
+    with acting.ground(one.io, one.mode) as ground:
 
         def act(say: processes.Say) -> None:
             os.environ["PYSTREAM_FAULT"] = f"{one.point}:{nth}:kill"

@@ -19,140 +19,15 @@
 
 #include "disk.h"
 #include "oracle.h"
+#include "ps_compact.h"
+#include "ps_retain.h"
+#include "trial.h"
 
 /* What the library draws is drawn from the seed. */
 ssize_t getrandom(void *out, size_t bytes, unsigned flags) {
   (void)flags;
   random_fill(out, bytes);
   return (ssize_t)bytes;
-}
-
-/* ---- a trial -------------------------------------------------------------------------------------- */
-
-typedef struct handle {
-  ps_log *log;
-  int locks;
-} handle;
-
-typedef struct counts {
-  int64_t trials, failures, photos, cuts, lost, reads, deepest, kept, spoiled;
-  int64_t moods[PS_DISK_MOODS];
-} counts;
-
-typedef struct trial {
-  uint64_t seed;
-  bool verbose;
-  char base[200];
-  char directory[256]; /* of the partition, now */
-  int photos;
-  ps_env env;
-  ps_io io;
-  ps_durability durability;
-  uint32_t codec;
-  uint32_t largest;     /* of a batch, usually */
-  bool alike;           /* all batches are of one size: what is stale stands where the next one would */
-  uint64_t incarnation; /* random, as the live file has it: nothing torn is taken for it */
-  handle handles[2];
-  int handle_count, handle_wish;
-  int64_t countdown; /* power fails when it comes to zero; 0: it does not */
-  bool points;       /* it fails at one of recovery's named points */
-  uint32_t often;    /* of 1,024 calls, so many let the kernel write back */
-  bool failed;       /* power has */
-  uint64_t boot;
-  oracle seen;   /* what is known */
-  oracle before; /* as power failed */
-  files one, two;
-  files found; /* by the last recovery, if there was one: none of it may be lost from then on */
-  bool keeps;
-  counts *counts;
-} trial;
-
-#define SAY(t, ...)                                            \
-  do {                                                         \
-    if ((t)->verbose) printf("  " __VA_ARGS__), putchar('\n'); \
-  } while (0)
-
-static void fail_power(trial *t, const char *where) {
-  char dest[256];
-  snprintf(dest, sizeof dest, "%s/%d", t->base, t->photos + 1);
-  t->countdown = 0;
-  t->points = false;
-  if (t->handle_count) oracle_told(&t->seen, t->handles[0].log, t->durability);
-  int rc = ps_disk_photo(dest, t->seed * 1000 + (uint64_t)t->photos);
-  CHECK_MSG(rc == 0, "(%s: %s)", dest, strerror(rc));
-  t->failed = true;
-  t->photos++;
-  t->counts->photos++;
-  for (int i = 0; i < PS_DISK_MOODS; i++) {
-    size_t length = strlen(ps_disk_moods[i]);
-    const char *mood = ps_disk_mood() + 6;
-    t->counts->moods[i] += strncmp(mood, ps_disk_moods[i], length) == 0 && mood[length] == ',';
-  }
-  memcpy(&t->before, &t->seen, sizeof t->seen);
-  SAY(t, "power fails: %s; %s; %" PRId64 " promised of %" PRId64 " + %" PRId64, where, ps_disk_mood(),
-      t->seen.promised, t->seen.end, t->seen.pending);
-}
-
-/* Asked before every call and at every named point. */
-static int moment(void *context, const char *name) {
-  trial *t = context;
-  if (t->failed) return 0;
-  if (t->often && random_below(1024) < t->often) ps_disk_write_back(random_u64());
-  bool point = t->points && strncmp(name, "recover.", 8) == 0 && random_below(4) == 0;
-  if ((t->countdown > 0 && --t->countdown == 0) || point) fail_power(t, name);
-  return 0;
-}
-
-static void arm(trial *t) {
-  int rc = ps_disk_arm(t->directory, "photo:0:0:/");
-  CHECK_MSG(rc == 0, "(%s: %s)", t->directory, strerror(rc));
-}
-
-static ps_status open_log(trial *t, bool read_only, handle *h, ps_error *err) {
-  char path[300];
-  snprintf(path, sizeof path, "%s/locks", t->directory);
-  h->locks = open(path, read_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  CHECK(h->locks >= 0 || read_only);
-  ps_log_options options = {.partition = 3,
-                            .segment_bytes = PS_SEGMENT_BYTES_MIN,
-                            .index_interval_bytes = 4096,
-                            .durability = t->durability,
-                            .io = t->io,
-                            .incarnation = read_only ? 0 : t->incarnation,
-                            .read_only = read_only,
-                            .live_fd = -1};
-  memset(options.topic_uuid, 7, 16);
-  ps_status status = ps_log_open(&t->env, t->directory, h->locks, &options, !read_only, &h->log, err);
-  if (status != PS_OK && h->locks >= 0) close(h->locks);
-  return status;
-}
-
-/* As if the process had died: nothing is synced, the locks go. */
-static void drop(handle *h) {
-  ps_log_after_fork(h->log);
-  ps_log_free(h->log);
-  if (h->locks >= 0) close(h->locks);
-}
-
-static void drop_all(trial *t) {
-  while (t->handle_count) drop(&t->handles[--t->handle_count]);
-}
-
-static bool open_another(trial *t) {
-  ps_error err = {0};
-  ps_status status = open_log(t, false, &t->handles[t->handle_count], &err);
-  EXPECT(&t->seen, status == PS_OK, "opening: %d %s, %s, offset %" PRId64 ", position %" PRId64 ", errno %d",
-         status, err.what, err.path, err.offset, err.position, err.os_errno);
-  t->handle_count++;
-  return true;
-}
-
-/* What is known is what was known when power failed. */
-static void forget_since(trial *t) {
-  char wrong[sizeof t->seen.wrong];
-  memcpy(wrong, t->seen.wrong, sizeof wrong);
-  memcpy(&t->seen, &t->before, sizeof t->seen);
-  memcpy(t->seen.wrong, wrong, sizeof wrong);
 }
 
 /* ---- operations ----------------------------------------------------------------------------------- */
@@ -197,6 +72,10 @@ static bool append(trial *t, ps_log *log, bool sync_fails) {
   columns.values = (ps_binary){.data = data, .bytes = at, .width = fixed ? (int32_t)width : -1};
   if (!fixed) columns.values.offsets = offsets;
   columns.keys.width = columns.header_keys.width = columns.header_values.width = -1;
+  uint8_t keys[16];
+  for (uint32_t i = 0; i < count; i++) keys[i] = oracle_key(&o->records[o->end + i]);
+  columns.has_keys = t->compacts;
+  if (t->compacts) columns.keys = (ps_binary){.data = keys, .bytes = count, .width = 1};
   ps_frame_meta meta;
   ps_prepared batch;
   ps_error err = {0};
@@ -281,6 +160,66 @@ static bool idle(trial *t) {
   return true;
 }
 
+/* The log starts later, and what is below goes, or some of it. */
+static bool delete_some(trial *t, ps_log *log) {
+  oracle *o = &t->seen;
+  ps_error err = {0};
+  ps_retained out = {0};
+  ps_retention rule = {PS_TIMESTAMP_NONE, -1, PS_TIMESTAMP_NONE};
+  ps_status status = PS_OK;
+  int64_t shown = ps_log_high_watermark(log);
+  uint32_t how = random_below(4);
+  if (random_below(4) == 0) t->countdown = 1 + random_below(how ? 24 : 8); /* in the midst of it */
+  if (how == 0) {
+    int64_t offset = o->start + random_below((uint32_t)(shown - o->start) + 1);
+    if (random_below(4) == 0) offset = shown;
+    o->start_most = offset;
+    SAY(t, "delete before %" PRId64, offset);
+    status = ps_log_delete_before(log, offset, &err);
+  } else {
+    if (how == 1) rule.max_bytes = random_below(4 * PS_SEGMENT_BYTES_MIN);
+    if (how == 2) rule.min_timestamp = 1000 + o->start + random_below((uint32_t)(o->end - o->start) + 2);
+    if (how == 3) rule.roll_before = INT64_MAX;
+    o->start_most = shown;
+    SAY(t, "retain by rule %u", how);
+  }
+  if (status == PS_OK && (how || random_below(2)))
+    status = ps_log_retain(log, &rule, random_below(2) ? 64 : random_below(3), &out, &err);
+  EXPECT(o, status == PS_OK, "deleting: %d %s, %s, errno %d", status, err.what, err.path, err.os_errno);
+  if (t->failed) return true;
+  int64_t start = ps_log_start_offset(log);
+  EXPECT(o, o->start <= start && start <= o->start_most, "%" PRId64 " of %" PRId64, start, o->start_most);
+  t->counts->deleted += start - o->start;
+  t->counts->removed += out.files;
+  o->start = o->start_most = start;
+  oracle_told(o, log, t->durability);
+  return true;
+}
+
+/* What is superseded goes, and small segments become one. */
+static bool compact_log(trial *t, ps_log *log) {
+  oracle *o = &t->seen;
+  ps_error err = {0};
+  ps_compaction rule = {.now_ns = 1, .map_bytes = random_below(3) ? 1 << 16 : 1024};
+  ps_compactor *c;
+  SAY(t, "compact");
+  t->keeps = false; /* of what the last recovery found, some goes */
+  if (!t->countdown && random_below(4) == 0) t->countdown = 1 + random_below(150); /* within it, mostly */
+  t->compacting = true;
+  ps_status status = ps_compact_begin(log, &rule, &c, &err);
+  if (status == PS_OK) {
+    status = ps_compact_run(c, -1, &err);
+    const ps_compacted *done = ps_compact_result(c);
+    t->counts->compacted += (int64_t)done->records_removed;
+    t->counts->merged += (int64_t)(done->segments_before - done->segments_after);
+    ps_compact_end(c);
+  }
+  t->compacting = false;
+  EXPECT(o, status == PS_END, "compacting: %d %s, %s, errno %d", status, err.what, err.path, err.os_errno);
+  if (!t->failed) oracle_told(o, log, t->durability);
+  return true;
+}
+
 static bool operate(trial *t) {
   int i = (int)random_below((uint32_t)t->handle_count);
   ps_log *log = t->handles[i].log;
@@ -305,16 +244,22 @@ static bool operate(trial *t) {
     return random_below(3) ? idle(t) : fail_sync(t, log);
   case 8: {
     int64_t end;
-    return random_below(4) ? append(t, log, false) : oracle_read(&t->seen, log, 0, &end);
+    return random_below(4) ? append(t, log, false)
+                           : oracle_read(&t->seen, log, ps_log_start_offset(log), &end);
   }
+  case 9:
+  case 10:
+    if (t->compacts && random_below(4)) return compact_log(t, log);
+    return t->deletes ? delete_some(t, log) : append(t, log, false);
   default:
-    return append(t, log, false);
+    return t->compacts && random_below(10) == 0 ? compact_log(t, log) : append(t, log, false);
   }
 }
 
 /* Until power fails. */
 static bool work(trial *t) {
   int operations = 1 + (int)random_below(random_below(3) ? 12 : 40);
+  if (t->merges) operations += 30;
   int fails_in =
       random_below(6) ? (int)random_below((uint32_t)operations) : operations; /* else: between two */
   for (int i = 0; i < operations && !t->failed; i++) {
@@ -353,7 +298,7 @@ static bool look(trial *t) {
          err.path, err.offset);
   t->counts->reads++;
   int64_t shown = ps_log_high_watermark(h.log), found = 0;
-  bool good = oracle_read(&t->seen, h.log, 0, &found);
+  bool good = oracle_read(&t->seen, h.log, ps_log_start_offset(h.log), &found);
   if (good && found != shown) good = oracle_wrong(&t->seen, "read to %" PRId64 " of %" PRId64, found, shown);
   drop(&h);
   files_read(&t->two, t->directory);
@@ -430,9 +375,14 @@ static bool play(trial *t) {
   t->codec = random_below(3) ? PS_CODEC_NONE : PS_CODEC_LZ4;
   t->handle_wish = random_below(4) ? 1 : 2;
   t->largest = sizes[random_below(4)];
+  t->deletes = random_below(2);
+  if (t->deletes && random_below(2)) t->largest = sizes[3]; /* a segment does not last long */
   t->often = often[random_below(4)];
   t->alike = random_below(2);
   oracle_begin(&t->seen, t->codec != PS_CODEC_NONE);
+  t->seen.keyed = t->compacts = random_below(2);
+  t->merges = t->compacts && random_below(3) == 0;
+  if (t->merges) t->largest = 16000;
   SAY(t, "seed %" PRIu64 ": %s, durability %d, codec %u, %d processes, batches to %u bytes, write-back %u",
       t->seed, t->io == PS_IO_MAP ? "maps" : "calls", t->durability, t->codec, t->handle_wish, t->largest,
       t->often);
@@ -584,9 +534,11 @@ int main(int argc, char **argv) {
   printf("{\"first_seed\": %" PRIu64 ", \"trials\": %" PRId64 ", \"failures\": %" PRId64
          ", \"seconds\": %.3f, \"power_failures\": %" PRId64 ", \"cuts\": %" PRId64
          ", \"records_lost\": %" PRId64 ", \"deepest\": %" PRId64 ", \"looks\": %" PRId64
-         ", \"cuts_checked\": %" PRId64 ", \"failed_syncs\": %" PRId64 ", \"moods\": {",
+         ", \"cuts_checked\": %" PRId64 ", \"failed_syncs\": %" PRId64 ", \"records_deleted\": %" PRId64
+         ", \"segments_removed\": %" PRId64 ", \"records_compacted\": %" PRId64
+         ", \"segments_merged\": %" PRId64 ", \"moods\": {",
          first, c->trials, c->failures, now_s() - begun, c->photos, c->cuts, c->lost, c->deepest, c->reads,
-         c->kept, c->spoiled);
+         c->kept, c->spoiled, c->deleted, c->removed, c->compacted, c->merged);
   for (int i = 0; i < PS_DISK_MOODS; i++)
     printf("%s\"%s\": %" PRId64, i ? ", " : "", ps_disk_moods[i], c->moods[i]);
   printf("}}\n");

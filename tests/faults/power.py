@@ -50,7 +50,8 @@ def libraries(*arguments: str) -> list[str]:
 
 def compile_one(source: Path, *options: str) -> Path:
     """The object of a source, from the cache where it is there already."""
-    headers = sorted([*KERNELS.glob("*.h"), *C_TESTS.glob("*.h"), *HEADERS, HERE / "oracle.h"])
+    ours = [*HEADERS, HERE / "oracle.h", HERE / "trial.h"]
+    headers = sorted([*KERNELS.glob("*.h"), *C_TESTS.glob("*.h"), *ours])
     target = cache_directory() / f"{source.stem}-{digest(source, *headers, *options)}.o"
     if not target.exists():
         made = Path(tempfile.mktemp(suffix=".o", dir=target.parent))
@@ -161,7 +162,7 @@ def run(first_seed: int, trials: int, *, seconds: float | None = None, workers: 
     return {
         "trials": details.pop("trials"),
         "failures": [
-            f"seed {seed}: {what} ({executable} --verbose {' '.join(command(seed, 1))})"
+            f"seed {seed}: {what} ({executable.name} --verbose {' '.join(command(seed, 1))})"
             for seed, what in failed
         ],
         "details": details,

@@ -131,6 +131,7 @@ void fuzz_check_error(ps_status status, const ps_error *err) {
 
 #define EACH_TARGET(X) \
   X(arrow)             \
+  X(compact)           \
   X(cursor)            \
   X(epochs)            \
   X(fault) X(frame) X(group) X(head) X(index) X(lines) X(live) X(recover) X(repair) X(rows) X(segment) X(walk)

@@ -4,6 +4,7 @@
 #include "fuzz.h"
 #include "ps_layout.h"
 #include "ps_lines.h"
+#include "ps_slice.h"
 
 /* The same frame with its body packed; NULL when that cannot be. */
 static uint8_t *pack(const uint8_t *p, size_t limit, uint64_t position, size_t *bytes) {
@@ -95,6 +96,29 @@ static void look_up(const ps_frame_meta *m, const ps_columns *c, int64_t wanted)
     if (ps_lines_row(&c->values, row, &bytes)) FUZZ_CHECK(bytes <= c->values.bytes);
 }
 
+/* Some of the records, in exactly the memory that this is said to take, are those records. */
+static void take_slice(const ps_columns *c, int64_t wanted) {
+  uint32_t start = (uint32_t)wanted % (c->count + 1);
+  uint32_t count = (uint32_t)(wanted >> 8) % (c->count - start + 1);
+  uint64_t bytes = ps_slice_bytes(c, start, count);
+  uint8_t *memory = fuzz_copy(NULL, 0);
+  if (bytes) {
+    free(memory);
+    FUZZ_CHECK((memory = malloc(bytes)));
+  }
+  ps_columns slice;
+  ps_columns_slice(c, start, count, memory, &slice);
+  FUZZ_CHECK(slice.count == count && (!ps_columns_keyed(c) || ps_columns_keyed(&slice)));
+  (void)fuzz_walk_columns(&slice);
+  for (uint32_t i = 0; i < count; i++) {
+    size_t one, other;
+    const uint8_t *p = ps_lines_row(&c->values, start + i, &one), *q = ps_lines_row(&slice.values, i, &other);
+    FUZZ_CHECK(!p == !q && one == other && (one == 0 || memcmp(p, q, one) == 0));
+  }
+  if (count) write_again(&slice, PS_CODEC_NONE);
+  free(memory);
+}
+
 static void read_frame(const uint8_t *p, size_t bytes, uint64_t position, int64_t wanted) {
   ps_frame_meta m;
   ps_columns columns;
@@ -115,6 +139,7 @@ static void read_frame(const uint8_t *p, size_t bytes, uint64_t position, int64_
   if (status == PS_OK) {
     (void)fuzz_walk_columns(&columns);
     look_up(&m, &columns, wanted);
+    take_slice(&columns, wanted);
     write_again(&columns, PS_CODEC_NONE);
     write_again(&columns, PS_CODEC_LZ4);
   }

@@ -1,5 +1,9 @@
-/* A segment's header, its seal and its name: what is read can be written, and is the same bytes again. */
+/* A segment's header, its seal and its name: what is read can be written, and is the same bytes again; and
+ * the seal at the end of a file, which says where its offsets end. */
 #include "fuzz.h"
+#include "ps_inspect.h"
+
+static const ps_env plain = {0};
 
 static void look_at_header(const uint8_t *p, size_t bytes) {
   ps_segment_info info;
@@ -11,6 +15,26 @@ static void look_at_header(const uint8_t *p, size_t bytes) {
   ps_store_u64(again + PS_SEG_COMPAT_OFF, ps_load_u64(p + PS_SEG_COMPAT_OFF)); /* what we need not know */
   ps_store_u64(again + PS_SEG_CHECKSUM_OFF, ps_hash(again, PS_SEG_CHECKSUM_OFF));
   FUZZ_CHECK(memcmp(p, again, sizeof again) == 0);
+}
+
+/* The seal that a file says it has at its end: made right, where all is, for the salt of its header. */
+static void look_at_end(uint8_t *p, size_t bytes, unsigned how) {
+  ps_segment_info info = {0};
+  int64_t end = -1;
+  size_t position = bytes - PS_SEAL_BYTES;
+  bool is_segment = ps_segment_decode_header(p, bytes, &info) == PS_OK;
+  if (how && bytes >= PS_SEGMENT_HEADER_BYTES + PS_SEAL_BYTES) {
+    ps_store_u32(p + position + PS_SEAL_MAGIC_OFF, PS_SEAL_MAGIC32);
+    ps_store_u64(p + position + PS_SEAL_CHECKSUM_OFF, 0);
+    uint64_t seed = info.salt ^ (position * 0x9e3779b97f4a7c15ull);
+    ps_store_u64(p + position + PS_SEAL_CHECKSUM_OFF, ps_hash_seeded(p + position, PS_SEAL_BYTES, seed));
+  }
+  fuzz_write("segment", p, bytes, 0);
+  const char *path = fuzz_path("segment");
+  FUZZ_CHECK(ps_inspect_end(&plain, path, info.base_offset ^ 1, &end) == PS_END && end == -1);
+  ps_status status = ps_inspect_end(&plain, path, info.base_offset, &end);
+  FUZZ_CHECK(status == PS_END || (status == PS_OK && is_segment && bytes >= PS_SEAL_BYTES));
+  if (status == PS_OK) FUZZ_CHECK(end == ps_load_i64(p + position + PS_SEAL_END_OFFSET_OFF));
 }
 
 static void look_at_seal(uint8_t *p, size_t bytes, uint64_t position, unsigned how) {
@@ -49,6 +73,7 @@ FUZZ_TARGET(segment) {
   if (what == 0) {
     fuzz_seal_segment(p, bytes, how);
     look_at_header(p, bytes);
+    look_at_end(p, bytes, how);
   } else if (what == 1) {
     look_at_seal(p, bytes, position, how);
   } else {

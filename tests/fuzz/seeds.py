@@ -134,6 +134,8 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
             yield "arrow", f"{name}-{i}", bytes([i & 1, 0, 9, 3, 5, 0, 4, 1, 3, 2, 0, 0]) + frame
         for how in (RAW, SEALED, FITTED):
             yield "segment", f"{name}-{how}", bytes([how, 0, 0, 0]) + segment[:256]
+            whole = segment[:256] + b"PSEL\x40\0\0\0" + bytes(8) + end.to_bytes(8, "little") + bytes(40)
+            yield "segment", f"{name}-{how}-end", bytes([how, 0, 0, 0]) + whole
             yield "segment", f"{name}-{how}-seal", bytes([how, 1, 9, 0]) + b"PSEL\x40\0\0\0" + bytes(56)
             yield "walk", f"{name}-{how}", bytes([how, 1, 0, 0]) + segment + SEAL
             yield "walk", f"{name}-{how}-salt", bytes([how, 25, 0, 0]) + segment
@@ -154,6 +156,9 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
                     begin = bytes([how, options])
                     yield "recover", f"{name}-{how}-{count}-{options}", begin + head + chunks
                     yield "recover", f"{name}-{how}-{count}-{options}-bare", begin + chunks
+                    for at in (0, end):  # where the log is to start afterwards
+                        begin = bytes([how, 16 * options, at, 0])
+                        yield "compact", f"{name}-{how}-{count}-{options}-{at}", begin + head + chunks
                 torn = chunk(CUT, b"cut") + chunk(TEMPORARY, b"t") + chunk(FOREIGN, b"?")
                 yield "recover", f"{name}-{how}-{count}-torn", bytes([how, 4]) + head + chunks[:-9] + torn
     control = bytearray(64)

@@ -80,7 +80,7 @@ def main() -> int:
         "--seed", type=int, help="of the first round; the next has the next (default: by chance)"
     )
     parser.add_argument(
-        "--cast", type=cast, default=cast("log,race,groups"), help="as log,race or tail=2,appender"
+        "--cast", type=cast, default=cast("log,race,groups,upkeep"), help="as log,race or tail=2,appender"
     )
     parser.add_argument(
         "--directory", type=Path, help="where stores are made (default: the temporary directory)"

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -53,10 +53,11 @@ def create(path: str, io: str) -> None:
         store.topic(RACE, create=True, segment_bytes="64KiB", partitions=2)
 
 
-def partitions_of(path: str) -> list[tuple[str, int]]:
-    """All that there are, those of groups' topics among them."""
+def partitions_of(path: str, beside: Container[str]) -> list[tuple[str, int]]:
+    """All that there are, those of groups' topics among them, but for those of some topics."""
     with pystream.open(path, "r") as store:
-        return [(name, index) for name in store.topics() for index in range(store.topic(name).partitions)]
+        names = [name for name in store.topics() if name not in beside]
+        return [(name, index) for name in names for index in range(store.topic(name).partitions)]
 
 
 class Actor:
@@ -313,10 +314,10 @@ def fork(actor: Actor, store: pystream.Store) -> None:
         os._exit(0)
 
 
-def closer(actor: Actor) -> None:
+def closer(actor: Actor, beside: Container[str] = ()) -> None:
     """Ends every partition by a last record."""
     with pystream.open(actor.path) as store:
-        for number, (name, index) in enumerate(partitions_of(actor.path)):
+        for number, (name, index) in enumerate(partitions_of(actor.path, beside)):
             stream = Stream(actor, name, index)
             stream.id = LAST_STREAM + number
             append(store, stream, 1)
@@ -547,7 +548,7 @@ WRITERS: Final[dict[str, Callable[[Actor], None]]] = {
 READERS: Final[dict[str, Callable[[Actor], None]]] = {
     role.__name__: role for role in (tail, iterator, waiter)
 }
-ROLES: Final = WRITERS | READERS | {"closer": closer}
+ROLES: Final = WRITERS | READERS
 RACERS: Final = frozenset({"ping", "pong"})
 SPARED: Final = RACERS | {"closer"}
 """Not killed and not stopped: how long they sleep is to have no other reason."""

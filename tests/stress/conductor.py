@@ -19,7 +19,7 @@ import numpy as np
 
 import pystream
 
-from . import actors, groups, members
+from . import actors, groups, keepers, members, upkeep
 from .checker import TORN, Findings, Log, check
 from .history import History, load
 from .values import decode
@@ -38,6 +38,16 @@ CASTS: Final[dict[str, dict[str, int]]] = {
     },
     "race": {"ping": 1, "pong": 1},
     "groups": {"feeder": 1, "auto": 2, "manual": 2, "batches": 1, "observer": 1},
+    "upkeep": {
+        "keyer": 2,
+        "tidier": 1,
+        "armed_tidier": 1,
+        "trimmer": 1,
+        "follower": 2,
+        "scanner": 1,
+        "viewer": 1,
+        "watcher": 1,
+    },
 }
 """Who takes part, and how many of each; a round may have several of these."""
 
@@ -49,7 +59,7 @@ LATE_S: Final = 0.2
 ENDING_S: Final = 30
 """How long a process may take to end once it should."""
 
-TOLD: Final = ("kill", "stop", "forked", "hold", "assigned", "revoked", "lost", "commit", "refused")
+TOLD: Final = ("kill", "stop", "forked", "hold", "assigned", "revoked", "lost", "commit", "refused", "tidied")
 """What is counted in the verdict, by the words of the histories."""
 
 PR_SET_PDEATHSIG: Final = 1
@@ -162,6 +172,7 @@ class Conductor:
             try:
                 actors.create(self.path, self.rng.choice(("mmap", "pwrite")))
                 members.create(self.path)
+                keepers.create(self.path)
             except BaseException as error:
                 self.history.note("error", f"making the store: {error!r}")
             finally:
@@ -190,7 +201,7 @@ class Conductor:
         births: list[tuple[float, str]] = []
         while (now := time.monotonic()) < until:
             for life in self.reap():
-                if life.role not in actors.SPARED:
+                if life.role not in SPARED:
                     births.append((now + self.rng.random() * 0.2, life.role))
             for birth in [birth for birth in births if birth[0] <= now]:
                 births.remove(birth)
@@ -209,7 +220,7 @@ class Conductor:
                 self.resume(life)
 
     def strike(self, now: float) -> None:
-        lives = [life for life in self.lives.values() if life.role not in actors.SPARED]
+        lives = [life for life in self.lives.values() if life.role not in SPARED]
         if not lives:
             return
         life = self.rng.choice(lives)
@@ -263,8 +274,15 @@ class Conductor:
             time.sleep(0.02)
 
 
-ROLES: Final = actors.ROLES | members.ROLES
-WRITERS: Final = actors.WRITERS.keys() | members.WRITERS
+def closer(actor: actors.Actor) -> None:
+    """Ends every partition there is."""
+    actors.closer(actor, beside=keepers.TOPICS)
+    keepers.seal(actor)
+
+
+ROLES: Final = actors.ROLES | members.ROLES | keepers.ROLES | {"closer": closer}
+WRITERS: Final = actors.WRITERS.keys() | members.WRITERS.keys() | keepers.WRITERS.keys()
+SPARED: Final = actors.SPARED | keepers.SPARED
 
 
 def run(directory: Path, seconds: float, seed: int, cast: dict[str, int]) -> Verdict:
@@ -275,14 +293,17 @@ def run(directory: Path, seconds: float, seed: int, cast: dict[str, int]) -> Ver
     logs, damage = read(conductor.path)
     found = check(entries, logs)
     found.add_all(damage)
+    kept = upkeep.read(conductor.path, found)
+    upkeep.check(entries, kept, found)
     handover_ms = groups.check(entries, logs, members.committed(conductor.path), found)
     tally = Counter(entry.kind for entry in entries)
     done = {kind: tally[kind] for kind in TOLD if tally[kind]}
     done |= {
         "processes": conductor.spawned,
-        "records": sum(len(log) for log in logs.values()),
-        "acknowledged": sum(int(entry.fields[2]) for entry in entries if entry.kind == "ack"),
-        "read": sum(sum(map(int, entry.fields[5::5])) for entry in entries if entry.kind == "seen"),
+        "records": sum(len(log) for log in logs.values()) + sum(one.end for one in kept.values()),
+        "acknowledged": sum(int(entry.fields[2]) for entry in entries if entry.kind in ("ack", "kept")),
+        "read": sum(sum(map(int, entry.fields[5::5])) for entry in entries if entry.kind in ("seen", "got")),
+        "removed": sum(one.end - len(one.records) for one in kept.values()),
         "segments": len(list(Path(conductor.path).glob("topics/*/*/*.log"))),
     }
     if handover_ms >= 0:
@@ -297,7 +318,7 @@ def read(path: str) -> tuple[dict[str, Log], Findings]:
     logs, damage = {}, Findings()
     with pystream.open(path) as store:
         for name in store.topics():
-            for index in range(store.topic(name).partitions):
+            for index in range(0 if name in keepers.TOPICS else store.topic(name).partitions):
                 logs[actors.label(name, index)] = read_partition(store.topic(name).partition(index), damage)
     return logs, damage
 

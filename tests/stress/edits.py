@@ -175,6 +175,92 @@ MUTATIONS: Final = (
         "groups",
         frozenset({"two-owners"}),
     ),
+    Mutation(
+        "remove-without-moving-start",
+        "the log start rises before what is below it goes",
+        (
+            Edit(
+                "csrc/ps_retain.c",
+                "  int64_t start = removable_end(log, ps_log_start_offset(log));\n",
+                "  int64_t start = out->log_start;\n",
+            ),
+            Edit(
+                "csrc/ps_retain.c",
+                "    if (status == PS_OK && start > ps_log_start_offset(log)) "
+                "status = raise_start(log, start, &later);\n"
+                "    if (status == PS_OK) status = remove_below(log, &l, files_max, out, &later);\n",
+                "    out->log_start = status == PS_OK ? removable_end(log, start) : 0;\n"
+                "    if (status == PS_OK) status = remove_below(log, &l, files_max, out, &later);\n",
+            ),
+        ),
+        "upkeep",
+        frozenset({"torn-record", "error", "poll-skip"}),
+    ),
+    Mutation(
+        "remove-too-much",
+        "no less than retention_bytes is left",
+        (
+            Edit(
+                "csrc/ps_retain.c",
+                "bool many = rule->max_bytes >= 0 && left >= rule->max_bytes;",
+                "bool many = rule->max_bytes >= 0 && bytes >= rule->max_bytes;",
+            ),
+        ),
+        "upkeep",
+        frozenset({"early-deletion"}),
+    ),
+    Mutation(
+        "removed-files-stay-open",
+        "every process lets go of files that were removed or replaced",
+        (
+            Edit("csrc/ps_retain.c", "  if (i > 0) move_files(log, REMOVED_BELOW);\n", ""),
+            Edit(
+                "csrc/ps_rewrite.c", "  ps_log_files_changed(log);\n  return status;\n", "  return status;\n"
+            ),
+        ),
+        "upkeep",
+        frozenset({"pinned"}),
+    ),
+    Mutation(
+        "drop-the-newest",
+        "the last record of each key stays",
+        (
+            Edit(
+                "csrc/ps_compact.c",
+                "(ps_keymap_get(&c->map, keys[i]) > offset ||",
+                "(ps_keymap_get(&c->map, keys[i]) == offset ||",
+            ),
+        ),
+        "upkeep",
+        frozenset({"lost-write", "poll-skip", "stale-table", "resurrected"}),
+    ),
+    Mutation(
+        "left-overs-stay",
+        "what an interrupted merge has left is passed over, and goes",
+        (
+            Edit(
+                "csrc/ps_compact_look.c",
+                "    if (s.base < end && s.end <= end) {\n",
+                "    if (s.base < end && s.end < s.base) {\n",
+            ),
+        ),
+        "upkeep,armed_tidier=4",
+        frozenset({"not-tidied"}),
+    ),
+    Mutation(
+        "skip-maintenance-lock",
+        "one at a time looks after a partition",
+        (
+            Edit(
+                "csrc/ps_lock.c",
+                "    rc = -lock_place_until(log, maintain_place(log), deadline);\n"
+                "  if (rc == 0) return PS_OK;\n",
+                "    rc = deadline < 0;\n  if (rc == 0) return PS_OK;\n",
+            ),
+        ),
+        "upkeep,keyer=4,tidier=3,trimmer=6",
+        OVERWRITTEN | {"poll-skip", "error", "crash"},
+    ),
     # From here on: what only a power failure shows. Others are in tests/faults: mutants.py of the kernels,
     # and stores.py. A group whose saved offsets were beyond the durable log is not among them: their epochs
     # tell it of the cut.

@@ -61,6 +61,7 @@ class Group:
         self.automatic: set[str] = set()
         self.asked: dict[str, tuple[int, dict[str, int]]] = {}
         self.generations: dict[str, int] = {}
+        self.committing: dict[str, list[tuple[int, int]]] = defaultdict(list)  # by actor: it asks for nothing
         for entry in entries:
             handle = getattr(self, f"on_{entry.kind}", None)
             if handle is not None:
@@ -92,6 +93,7 @@ class Group:
 
     def on_commit(self, entry: Entry) -> None:
         member, began = entry.fields[0], int(entry.fields[1])
+        self.committing[entry.actor].append((began, entry.time))
         for partition, offset in zip(entry.fields[2::2], entry.fields[3::2], strict=True):
             self.commits.append((entry.time, partition, int(offset), member))
             tenure = self.open.get((member, partition))
@@ -137,7 +139,10 @@ def check(entries: list[Entry], logs: Logs, committed: Mapping[str, int], found:
 
 def check_owners(group: Group, kinds: Mapping[str, list[Entry]], found: Findings) -> None:
     stops, late = stops_of(kinds), lateness(kinds)
-    silences = {actor: Excuses(spans + late) for actor, spans in stops.items()}
+    silences = {
+        actor: Excuses(stops.get(actor, []) + group.committing[actor] + late)
+        for actor in stops.keys() | group.committing.keys()
+    }
     busy = Excuses(late)
     for partition, tenures in group.tenures.items():
         for i in range(1, len(tenures)):

@@ -16,6 +16,18 @@ entry without the end, which the next one does not touch; it does not count, as 
     done READER PARTITION                          it has seen the last record
     torn WHERE TEXT / error TEXT                   a record that is none; an exception that should not be
     forked N                                       children made
+
+Of topics that look after themselves, of which records go by rule (`keepers`):
+
+    put STREAM PARTITION NUMBER COUNT ROOM         about to write records, which take ROOM bytes at most
+    kept STREAM NUMBER COUNT OFFSET BEGAN          they are acknowledged
+    from READER PARTITION OFFSET                   a reader begins here
+    got READER (PARTITION OFFSET STREAM NUMBER COUNT)...   it was given these records
+    begins PARTITION OFFSET SINCE                  the log was seen to start there
+    delete PARTITION OFFSET                        about to cut it there
+    table TOPIC (KEY OFFSET STREAM NUMBER)...      the last value of each key
+    tidied SEGMENTS RECORDS                        this much was removed
+    pinned FILE                                    a removed file that a process does not let go of
 """
 
 from __future__ import annotations
@@ -60,9 +72,10 @@ class History:
 class Runs:
     """Records that a reader was given, as runs in which offset and number both go up by one."""
 
-    def __init__(self, history: History, reader: str) -> None:
+    def __init__(self, history: History, reader: str, kind: str = "seen") -> None:
         self.history = history
         self.reader = reader
+        self.kind = kind
         self.runs: list[list[object]] = []
 
     def add(self, partition: str, offset: int, stream: int, number: int) -> None:
@@ -79,7 +92,7 @@ class Runs:
     def flush(self) -> None:
         """Write them down. Before more is asked for, where asking says that these have been dealt with."""
         if self.runs:
-            self.history.note("seen", self.reader, *(word for run in self.runs for word in run))
+            self.history.note(self.kind, self.reader, *(word for run in self.runs for word in run))
             self.runs = []
 
 

@@ -1,6 +1,6 @@
 """Rounds of the stress counted by the processes that were killed in them: the campaign of `kill -9`.
 
-A round has some twenty processes, of which at least four write and four read all the while; who is killed,
+A round has some thirty processes, of which at least six write and six read all the while; who is killed,
 and when, is the conductor's chance. Deaths that a process brings on itself, between two of its stores, do
 not count.
 """

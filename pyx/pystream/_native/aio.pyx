@@ -331,7 +331,7 @@ cdef class Departure:
     def is_done(self):
         """Whether all of it was delivered, or has failed for good."""
         cdef uint32_t i
-        for i in range(self.core.lane_count):
+        for i in range(<uint32_t>len(self.targets)):
             if not ps_producer_is_settled(self.core.p, i, <uint64_t>self.targets[i]):
                 return False
         return True

@@ -2,19 +2,22 @@
 """Segments copied while others append to them, and the pages that a copy begins with. `pystream.backups` says when."""
 import os
 
-from libc.errno cimport ENODATA
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, ENODATA
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
     PS_HEAD_BYTES, PS_OK, c_bool, ps_env, ps_env_ask, ps_error, ps_fault_hook, ps_fault_parse, ps_fault_plan,
-    ps_head_identity, ps_os_now_ns, ps_os_random_u64, ps_segment_info, ps_status,
+    ps_head_identity, ps_os_lock_try, ps_os_monotonic_ns, ps_os_now_ns, ps_os_random_u64, ps_segment_info, ps_status,
 )
 from pystream._native.errors cimport raise_error
 
 
 cdef extern from "ps_format.h" nogil:
     enum:
+        PS_LOCK_MAINTAIN
+        PS_LOCK_STRIDE
         PS_SEGMENT_HEADER_BYTES
 
 
@@ -24,6 +27,7 @@ cdef extern from "ps_segment.h" nogil:
 
 
 cdef extern from "ps_os.h" nogil:
+    int ps_os_nap(int64_t ns)
     int ps_os_pread_all(const ps_env *env, int fd, void *buffer, size_t bytes, int64_t at)
 
 
@@ -88,6 +92,25 @@ cdef class Site:
         cdef int rc = ps_backup_exchange(&self.env, first, second)
         if rc < 0:
             raise OSError(-rc, os.strerror(-rc), one, None, other)
+
+    def keep_files(self, int locks, int partition, int64_t timeout_ns):
+        """Have every segment of a partition stay what it is, until the descriptor of the topic's locks is closed. False:
+        somebody kept removing or replacing some all the time."""
+        cdef int64_t at = <int64_t>partition * PS_LOCK_STRIDE + PS_LOCK_MAINTAIN
+        cdef int64_t until = ps_os_monotonic_ns() + timeout_ns
+        cdef int rc
+        while True:
+            rc = ps_os_lock_try(&self.env, locks, at, True)
+            if rc != -EAGAIN:
+                break
+            if ps_os_monotonic_ns() >= until:
+                return False
+            with nogil:
+                ps_os_nap(2_000_000)
+            PyErr_CheckSignals()
+        if rc < 0:
+            raise OSError(-rc, os.strerror(-rc))
+        return True
 
     def header(self, int fd):
         """(leader epoch, created ns) of the segment that a descriptor is of; None: its header is not sound."""

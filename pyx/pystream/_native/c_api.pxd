@@ -3,6 +3,10 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stddef cimport size_t
 
 
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint cbool "bool"
+
+
 cdef extern from "ps_format.h" nogil:
     const int64_t PS_TIMESTAMP_NONE
     enum:
@@ -186,6 +190,13 @@ cdef extern from "ps_segment.h" nogil:
     void ps_segment_unref(ps_segment *segment)
 
 
+cdef extern from "ps_maps.h" nogil:
+    const size_t PS_MAPS_MAX
+    ctypedef struct ps_maps:
+        size_t count
+        size_t max
+
+
 cdef extern from "ps_log.h" nogil:
     ctypedef enum ps_durability:
         PS_DURABILITY_NONE
@@ -194,6 +205,8 @@ cdef extern from "ps_log.h" nogil:
     ctypedef struct ps_reserve:
         int64_t min_free_bytes
         bint low
+        uint32_t rolls
+        uint32_t trims
     ctypedef struct ps_log_options:
         uint8_t topic_uuid[16]
         uint32_t partition
@@ -207,17 +220,30 @@ cdef extern from "ps_log.h" nogil:
         bint read_only
         int live_fd
         ps_reserve *reserve
+        ps_maps *maps
+        uint32_t message_bytes_max
+    ctypedef struct ps_log_alterable:
+        uint32_t segment_bytes
+        uint32_t index_interval_bytes
+        uint32_t message_bytes_max
+        ps_durability durability
+        bint log_append_time
     ctypedef struct ps_log:
         pass
     ps_status ps_log_open(const ps_env *env, const char *dir, int locks_fd, const ps_log_options *options,
                           bint create, ps_log **out, ps_error *err)
     ps_status ps_log_close(ps_log *log, ps_error *err)
+    void ps_log_set_options(ps_log *log, const ps_log_alterable *options)
+    void ps_log_set_needs_keys(ps_log *log, bint needs_keys)
+    bint ps_log_needs_keys(const ps_log *log)
+    const cbool *ps_log_needs_keys_place(const ps_log *log)
     void ps_log_free(ps_log *log)
     void ps_log_after_fork(ps_log *log)
     ps_status ps_log_append(ps_log *log, ps_prepared *batch, int64_t timeout_ns, int64_t *base_offset, ps_error *err)
     ps_status ps_log_sync(ps_log *log, ps_error *err)
     void ps_log_start_writeback(ps_log *log)
     bint ps_log_is_dirty(const ps_log *log)
+    uint64_t ps_log_rolls(const ps_log *log)
     ps_status ps_log_hold(ps_log *log, int64_t timeout_ns, ps_error *err)
     void ps_log_release(ps_log *log)
     bint ps_log_is_held(const ps_log *log)
@@ -232,7 +258,9 @@ cdef extern from "ps_log.h" nogil:
     int32_t ps_log_leader_epoch(const ps_log *log)
     ps_status ps_log_check(const ps_log *log, ps_error *err)
     void ps_log_poison(ps_log *log, int os_errno)
+    uint32_t ps_log_segment_bytes(const ps_log *log)
     uint32_t ps_log_frame_bytes_max(const ps_log *log)
+    bint ps_log_stamps(const ps_log *log)
     ctypedef struct ps_log_stats:
         int64_t log_start
         int64_t high_watermark
@@ -250,7 +278,9 @@ cdef extern from "ps_log.h" nogil:
         uint64_t stored_bytes
         uint64_t lent_segments
         uint64_t lent_bytes
+        uint64_t pinned_bytes
     void ps_log_get_stats(ps_log *log, ps_log_stats *out)
+    void ps_log_get_counters(ps_log *log, ps_log_stats *out)
     ctypedef struct ps_cursor:
         ps_segment *segment
         uint64_t position
@@ -275,10 +305,39 @@ cdef extern from "ps_log.h" nogil:
     ps_status ps_live_enter(const ps_env *env, const char *path, int fd, uint64_t *incarnation, ps_error *err)
 
 
+cdef extern from "ps_retain.h" nogil:
+    ctypedef struct ps_retention:
+        int64_t min_timestamp
+        int64_t max_bytes
+        int64_t roll_before
+    ctypedef struct ps_retained:
+        int64_t log_start
+        uint64_t bytes
+        uint32_t files
+        bint rolled
+        bint more
+    ctypedef struct ps_segment_facts:
+        int64_t base_offset
+        int64_t end_offset
+        int64_t max_timestamp
+        int64_t created_ns
+        uint64_t bytes
+    ps_status ps_log_delete_before(ps_log *log, int64_t offset, ps_error *err)
+    ps_status ps_log_retain(ps_log *log, const ps_retention *rule, uint32_t files_max, ps_retained *out, ps_error *err)
+    void ps_log_set_keep_bytes(ps_log *log, int64_t bytes)
+    bint ps_log_take_due(ps_log *log)
+    ps_status ps_log_keep(ps_log *log, ps_error *err)
+    bint ps_log_is_late(const ps_log *log)
+    void ps_log_catch_up(ps_log *log)
+    ps_status ps_log_segments(ps_log *log, ps_segment_facts **out, size_t *count, ps_error *err)
+    void ps_log_trim(ps_log *log)
+
+
 cdef extern from "ps_topic.h" nogil:
     ps_status ps_topic_lock(const ps_env *env, int locks_fd, uint32_t partitions, uint32_t *next, int64_t timeout_ns,
                             const char *path, ps_error *err)
     ps_status ps_topic_mark_deleted(const ps_env *env, const char *path, ps_error *err)
+    ps_status ps_topic_mark_moved(const ps_env *env, const char *path, ps_error *err)
 
 
 cdef extern from "ps_walk.h" nogil:
@@ -400,3 +459,48 @@ cdef extern from "ps_inspect.h" nogil:
         int64_t created_ns
     bint ps_inspect_epoch(const uint8_t *p, ps_epoch_entry *out)
     int ps_inspect_in_use(const ps_env *env, int live_fd)
+
+
+cdef extern from "ps_stats.h" nogil:
+    ctypedef struct ps_stats_segment:
+        int64_t base_offset
+        uint64_t used_bytes
+        uint64_t disk_bytes
+        bint gone
+        bint has_seal
+        ps_seal seal
+    ctypedef struct ps_stats:
+        char dir[512]
+        ps_stats_segment *segments
+        size_t count
+        ps_verdict identity
+        bint moved
+        ps_head_facts head
+        ps_slot slot
+        bint has_slot
+    ctypedef struct ps_stats_wanted:
+        bint exact
+        bint compacted
+        bint counts_expired
+        int64_t min_timestamp
+        int64_t bytes_max
+    ctypedef struct ps_stats_sizes:
+        int64_t log_start
+        int64_t high_watermark
+        int64_t log_end
+        int64_t durable
+        int64_t records
+        uint64_t segments
+        uint64_t stored_bytes
+        uint64_t raw_bytes
+        uint64_t disk_bytes
+        bint is_exact
+        int64_t oldest
+        int64_t newest
+        uint64_t reclaimable_bytes
+        uint64_t dirty_bytes
+        uint64_t damaged
+    void ps_stats_init(ps_stats *stats, const ps_env *env, const char *dir)
+    void ps_stats_free(ps_stats *stats)
+    ps_status ps_stats_measure(ps_stats *stats, const ps_stats_wanted *wanted, ps_stats_sizes *out, ps_error *err)
+    ps_status ps_stats_timestamp(ps_stats *stats, int64_t offset, int64_t *timestamp, ps_error *err)

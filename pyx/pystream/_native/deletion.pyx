@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False
-"""Everybody locked out of a topic, to delete it."""
+"""Everybody locked out of a topic, to delete or rename it."""
 import os
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint32_t
 from pystream._native.c_api cimport (
     PS_INTERRUPTED, PS_NOT_FOUND, PS_OK, ps_env_ask, ps_error, ps_fault_hook, ps_fault_parse, ps_fault_plan,
     ps_os_monotonic_ns, ps_status, ps_topic_lock, ps_topic_mark_deleted,
+    ps_topic_mark_moved,
 )
 from pystream._native.errors cimport raise_error
 from pystream._native.forks cimport LockFile
@@ -53,6 +54,15 @@ cdef class TopicLock:
         cdef ps_error err
         cdef bytes encoded = os.fsencode(head)
         cdef ps_status status = ps_topic_mark_deleted(&self.store.env, encoded, &err)
+        if status != PS_OK and status != PS_NOT_FOUND:
+            raise_error(&err)
+        return status == PS_OK
+
+    def mark_moved(self, str head not None):
+        """Tell them that it was renamed. False: there is none."""
+        cdef ps_error err
+        cdef bytes encoded = os.fsencode(head)
+        cdef ps_status status = ps_topic_mark_moved(&self.store.env, encoded, &err)
         if status != PS_OK and status != PS_NOT_FOUND:
             raise_error(&err)
         return status == PS_OK

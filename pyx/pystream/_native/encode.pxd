@@ -31,6 +31,8 @@ cdef class Input:
                   object parse_time) except -1
     # Upper bound of what record i adds to a frame.
     cdef int64_t cost(self, Py_ssize_t i) except -1
+    # Raise KeyRequiredError if any record has no key.
+    cdef int check_keys(self) except -1
     # Raise RecordTooLargeError if any record alone exceeds a frame.
     cdef int check_records(self, uint32_t frame_bytes_max) except -1
     # Raise BatchTooLargeError if all of it plainly exceeds one frame.
@@ -55,6 +57,8 @@ cdef class Headers:
     cdef int open(self, object headers) except -1
 
 
+# The KeyRequiredError to raise.
+cdef object key_required(str topic, str record, object index)
 # The items of one record's headers as a list or tuple of pairs, checked.
 cdef object header_items(object headers, str place)
 cdef int64_t timestamp_ns(object value, object parse_time) except? -1

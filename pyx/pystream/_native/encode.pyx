@@ -13,12 +13,13 @@ from pystream._native.c_api cimport (
 )
 from pystream._native.serial cimport open_source
 from pystream._native.source cimport (
+    array_data,
     COLUMN_BYTES_MAX, PREFETCH, Buffer, Source, View, kind_of, prefetch_item, refuse_scalar, release_view,
     reserve, scalar_bytes, set_bit, size_of,
 )
 from pystream._native.write_api cimport ps_header
 
-from pystream._native.errors import BatchTooLargeError, RecordTooLargeError
+from pystream._native.errors import BatchTooLargeError, KeyRequiredError, RecordTooLargeError
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -28,6 +29,11 @@ cdef extern from "Python.h":
 cdef extern from "ps_builder.h" nogil:
     enum:
         PS_BUILDER_FIXED_BYTES
+
+_probe = np.empty(1, np.uint8)
+if <size_t>array_data(_probe) != _probe.__array_interface__["data"][0]:
+    raise ImportError(f"NumPy {np.__version__} lays out its arrays in a way this build of pystream does not know")
+del _probe
 
 # Ints below it, as nanoseconds, lie within four months of 1970: they are seconds, ms or us.
 cdef int64_t INT_TIME_MIN = 10**16
@@ -118,6 +124,14 @@ cdef int append_offset(Buffer *buffer, Py_ssize_t row, size_t offset) except -1:
     return 0
 
 
+cdef object key_required(str topic, str record, object index):
+    error = KeyRequiredError(
+        f"{record} has no key: topic {topic!r} is compacted, so of each key the last record stays, and one without would "
+        'stay for ever; give key=, or alter the topic to cleanup="delete"', topic=topic)
+    error.index = index
+    return error
+
+
 # ---- a whole call -----------------------------------------------------------------------------------
 
 cdef class Input:
@@ -202,7 +216,7 @@ cdef class Input:
         if array.shape[0] != self.count:
             raise ValueError(f"{array.shape[0]} timestamps for {self.count} values")
         self.timestamps_owner = array
-        self.timestamps = <const int64_t *><size_t>array.ctypes.data
+        self.timestamps = <const int64_t *>array_data(array)
         return 0
 
     cdef int64_t cost(self, Py_ssize_t i) except -1:
@@ -221,6 +235,13 @@ cdef class Input:
             total += 4 + self.header_bytes[i]
         return total
 
+    cdef int check_keys(self) except -1:
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.keys is None or size_of(self.keys, i) < 0:
+                raise key_required(self.schema.topic, f"record {i}" if self.count > 1 else "the record", i)
+        return 0
+
     cdef int check_records(self, uint32_t frame_bytes_max) except -1:
         cdef Py_ssize_t i
         cdef int64_t most = self.values.bytes_max + PS_BUILDER_FIXED_BYTES + 32
@@ -232,8 +253,8 @@ cdef class Input:
             most = self.cost(i) + PS_BUILDER_FIXED_BYTES
             if most > frame_bytes_max:
                 raise RecordTooLargeError(
-                    f"record {i} takes {most} bytes with its bookkeeping: a batch in this topic's segments holds at "
-                    f"most {frame_bytes_max}; create the topic with a larger segment_bytes=",
+                    f"record {i} takes {most} bytes with its bookkeeping: a batch of this topic holds at most "
+                    f"{frame_bytes_max}; alter the topic: a larger segment_bytes= or max_message_bytes=",
                     topic=self.schema.topic)
         return 0
 
@@ -244,9 +265,9 @@ cdef class Input:
             total += self.keys.bytes_total
         if total > limit:
             raise BatchTooLargeError(
-                f"one batch of {self.count} records takes more than {total} bytes: a segment of this topic holds "
-                f"{frame_bytes_max}; append less at a time, use a producer's send_many, or create the topic with a "
-                "larger segment_bytes=", topic=self.schema.topic)
+                f"one batch of {self.count} records takes more than {total} bytes: this topic takes {frame_bytes_max}; "
+                "append less at a time, use a producer's send_many, or alter the topic: a larger segment_bytes= or "
+                "max_message_bytes=", topic=self.schema.topic)
         return 0
 
     cdef Py_ssize_t cut(self, Py_ssize_t start, Py_ssize_t stop, const uint32_t *order, int64_t bytes_max,

@@ -97,6 +97,12 @@ class TopicDeletedError(PystreamError, LookupError):
     """The topic was deleted while it was open."""
 
 
+class TopicRenamedError(TopicDeletedError):
+    """The topic was renamed while it was open: its records are there under `new_name`, for whoever opens that."""
+
+    new_name = None
+
+
 class ForkedError(PystreamError, RuntimeError):
     """The handle was opened before a fork: open the store again in the child process."""
 
@@ -181,6 +187,13 @@ class SerializationError(PystreamError, ValueError):
     index = None
 
 
+class KeyRequiredError(PystreamError, ValueError):
+    """A record without a key, for a topic that is compacted: there the last record of each key is kept, and one without
+    would stay for ever. Nothing was accepted. `index` is its place in what was given, where that was several."""
+
+    index = None
+
+
 class DeliveryError(PystreamError, RuntimeError):
     """Records accepted by `send` could not be appended. `records` is how many; the cause is chained."""
 
@@ -242,3 +255,27 @@ cdef object make_error(const ps_error *err, object topic, object partition):
 
 cdef int raise_error(const ps_error *err, object topic=None, object partition=None) except -1:
     raise make_error(err, topic, partition)
+
+
+cdef object deleted_error(str topic, object partition, str path, int locks_fd):
+    """Why a topic is not there any more. Whoever had it open still has its `locks` (-1: not even that), and the kernel
+    says where that file is by now."""
+    place = "" if partition is None else f" partition {partition}"
+    now = None
+    if locks_fd >= 0:
+        try:
+            now = os.readlink(f"/proc/self/fd/{locks_fd}")
+        except OSError:  # no /proc here
+            pass
+    above = os.path.dirname(now) if now else ""
+    name = os.path.basename(above)
+    # What is being removed has a '+' in its name; what is removed, and is not the same path, a remark behind it.
+    if name and "+" not in name and now.endswith("/locks"):
+        what = f"renamed to {name!r}" if name != topic else "renamed, and has its name again"
+        how = "by that name" if name != topic else "anew"
+        error = TopicRenamedError(f"the topic was {what} (topic {topic!r}{place}); open it {how}",
+                                  topic=topic, partition=partition, path=path)
+        error.new_name = name
+        return error
+    return TopicDeletedError(f"the topic was deleted (topic {topic!r}{place}, {path})", topic=topic,
+                             partition=partition, path=path)

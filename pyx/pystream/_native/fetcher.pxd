@@ -29,6 +29,7 @@ cdef class Attention:
     cdef uint64_t *beats       # shared, written by this reader only; NULL: none
     cdef uint32_t seen         # value of *word that was last dealt with
     cdef int64_t slice_ns      # longest sleep at a stretch
+    cdef bint is_close         # asked at each record
     cdef int due               # atomic flag, set by any thread: notice() is wanted; also slept on
     cdef int later             # atomic flag, set by any thread: the same, but nobody wakes for it
     cdef object notice         # callable(waited: bool), called in the reading thread
@@ -63,6 +64,14 @@ cdef class Fetcher:
     cdef Waits waits              # for more than the kernel waits for at once; None until needed
     cdef list waits_for           # the readers it was made for
 
+    # What readers that were removed have read.
+    cdef uint64_t batches_gone
+    cdef uint64_t records_gone
+    cdef uint64_t bytes_gone
+    cdef uint64_t errors_gone
+    cdef int64_t last_gone_ns
+
+    cdef void count_gone(self, PartitionReader reader) noexcept
     cdef int enter(self) except -1
     cdef void leave(self) noexcept
     cdef bint ask(self) except -1

@@ -9,17 +9,8 @@ from libc.stdlib cimport free, malloc
 from pystream._native.batch cimport Record, batch_record
 from pystream._native.bells cimport Waits, ps_watch_log, ps_watch_word
 from pystream._native.c_api cimport (
-    PS_WAIT_WORDS_MAX,
-    ps_log,
-    ps_log_readable_offset,
-    ps_log_is_read_only,
-    ps_log_listen,
-    ps_log_signal_word,
-    ps_log_wake,
-    ps_os_futex_wait,
-    ps_os_futex_wait_many,
-    ps_os_futex_wake_all,
-    ps_os_monotonic_ns,
+    PS_WAIT_WORDS_MAX, ps_log, ps_log_is_read_only, ps_log_listen, ps_log_readable_offset, ps_log_signal_word,
+    ps_log_trim, ps_log_wake, ps_os_futex_wait, ps_os_futex_wait_many, ps_os_futex_wake_all, ps_os_monotonic_ns,
     ps_os_nap,
 )
 from pystream._native.forks cimport forks_seen
@@ -68,7 +59,7 @@ cdef class Attention:
     Each ask, and each wait at least once in `slice_ns` nanoseconds, adds one to `beats`. When `word` has
     changed, or want() was called, and after each slice of a wait, `notice(waited)` is called by the thread
     that asks, which may add and remove readers there. What it raises goes to who asked, and it is called
-    again at the next ask; nothing has been taken.
+    again at the next ask; nothing has been taken. With neither word nor beats, who iterates asks once a batch.
 
     word, beats: writable buffers of 4 and of 8 bytes, in memory that others may share; None: none.
     """
@@ -76,6 +67,7 @@ cdef class Attention:
     def __cinit__(self, *args, **kwargs):
         self.slice_ns = SLICE_NS
         self.generation = forks_seen()
+        self.is_close = True
 
     def __init__(self, notice, *, word=None, beats=None, int64_t slice_ns=SLICE_NS):
         if slice_ns <= 0:
@@ -87,6 +79,7 @@ cdef class Attention:
         if beats is not None:
             self.beats_owner = shared(beats, sizeof(uint64_t), "beats")
             self.beats = <uint64_t *>PyMemoryView_GET_BUFFER(self.beats_owner).buf
+        self.is_close = self.word != NULL or self.beats != NULL
         self.slice_ns = slice_ns
         self.notice = notice
 
@@ -223,6 +216,7 @@ cdef class Fetcher:
         self.enter()
         try:
             self.members.remove(reader)
+            self.count_gone(reader)
             self.waits = None
             if self.current is reader:
                 self.current = None
@@ -255,6 +249,28 @@ cdef class Fetcher:
         """Whether an event loop waits for it."""
         return self.watch is not None
 
+    # ---- what was read
+
+    cdef void count_gone(self, PartitionReader reader) noexcept:
+        self.batches_gone += reader.batches_in
+        self.records_gone += reader.records_in - reader.unread()
+        self.bytes_gone += reader.bytes_in
+        self.errors_gone += reader.errors
+        self.last_gone_ns = max(self.last_gone_ns, reader.last_ns)
+
+    def counters(self):
+        """Since it was made, of all readers it has or had: records handed out; batches, and bytes of them as stored,
+        that they came from; errors (asks that failed); last_ns (wall clock of the last batch, 0: none)."""
+        cdef Fetcher sums = Fetcher.__new__(Fetcher)
+        cdef PartitionReader reader
+        for reader in list(self.members):
+            sums.count_gone(reader)
+        return {
+            "records": self.records_gone + sums.records_gone, "batches": self.batches_gone + sums.batches_gone,
+            "bytes": self.bytes_gone + sums.bytes_gone, "errors": self.errors_gone + sums.errors_gone,
+            "last_ns": max(self.last_gone_ns, sums.last_gone_ns),
+        }
+
     # ---- one thread at a time
 
     cdef int enter(self) except -1:
@@ -267,7 +283,10 @@ cdef class Fetcher:
 
     cdef void leave(self) noexcept:
         self.busy = False
+        cdef PartitionReader reader
         if self.closing:
+            for reader in self.members:
+                self.count_gone(reader)
             self.members = []
             self.current = None
             self.last = None
@@ -440,6 +459,7 @@ cdef class Fetcher:
             wait.watches[i].log = reader.handle.log
             wait.watches[i].wanted = reader.wanted
             wait.watches[i].durable = reader.cursor.durable
+            ps_log_trim(reader.handle.log)  # of what others have removed, though nobody maintains here
         alone = wait.count == 1 and wait.due == NULL
         try:
             with nogil:
@@ -556,12 +576,14 @@ cdef class RecordStream:
         cdef Fetcher fetcher = self.fetcher
         cdef PartitionReader reader
         cdef Record record
-        if fetcher.attention is not None:
+        reader = fetcher.current
+        if fetcher.attention is not None and (fetcher.attention.is_close or reader is None or reader.batch is None
+                                              or reader.at >= reader.batch.count):
             if not fetcher.ask():
                 raise StopIteration
-            if fetcher.current is not None:
-                fetcher.last = fetcher.current
-        reader = fetcher.current
+            reader = fetcher.current
+            if reader is not None:
+                fetcher.last = reader
         if (reader is not None and reader.batch is not None and reader.at < reader.batch.count
                 and not reader.paused and not fetcher.busy and not reader.calls_back):
             reader.in_hand = False

@@ -33,6 +33,7 @@ cdef extern from "<sys/inotify.h>" nogil:
     const int IN_NONBLOCK
     const uint32_t IN_MOVED_TO
     const uint32_t IN_MOVED_FROM
+    const uint32_t IN_ATTRIB
     const uint32_t IN_ONLYDIR
 
 
@@ -81,10 +82,11 @@ def head_durable(StoreHandle store not None, str path not None):
 
 
 def watch_directory(str path not None):
-    """A descriptor that becomes readable when an entry of the directory comes or goes by a rename."""
+    """A descriptor that becomes readable when an entry of the directory comes or goes by a rename, and when its
+    time of change is set."""
     cdef bytes encoded = os.fsencode(path)
     cdef int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
-    if fd < 0 or inotify_add_watch(fd, encoded, IN_MOVED_TO | IN_MOVED_FROM | IN_ONLYDIR) < 0:
+    if fd < 0 or inotify_add_watch(fd, encoded, IN_MOVED_TO | IN_MOVED_FROM | IN_ATTRIB | IN_ONLYDIR) < 0:
         failed = errno
         if fd >= 0:
             os.close(fd)

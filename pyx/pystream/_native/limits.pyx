@@ -1,4 +1,7 @@
-"""The limits and codes of the on-disk format, as csrc/ps_format.h states them; what libraries write it."""
+"""The limits and codes of the on-disk format, as csrc/ps_format.h states them; what libraries write it; and how the file
+system lets it be written."""
+import os
+
 from pystream._native.c_api cimport (
     PS_CODEC_LZ4,
     PS_CODEC_NONE,
@@ -9,11 +12,13 @@ from pystream._native.c_api cimport (
     PS_FRAME_HEADER_BYTES,
     PS_IO_MAP,
     PS_IO_PWRITE,
+    PS_IO_REFUSED,
     PS_PARTITIONS_MAX,
     PS_RECORDS_PER_BATCH_MAX,
     PS_SEGMENT_BYTES_MAX,
     PS_SEGMENT_BYTES_MIN,
     PS_TOPIC_NAME_BYTES_MAX,
+    ps_os_choose_io,
 )
 
 
@@ -50,3 +55,15 @@ def libraries():
         "lz4": LZ4_versionString().decode(),
         "xxhash": f"{XXH_VERSION_MAJOR}.{XXH_VERSION_MINOR}.{XXH_VERSION_RELEASE}",
     }
+
+
+def choose_io(str path not None):
+    """How records may be stored below `path`: ("mmap" | "pwrite" | "refused", name of the file system)."""
+    cdef char name[32]
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        io = ps_os_choose_io(fd, name)
+    finally:
+        os.close(fd)
+    verb = {<int>PS_IO_MAP: "mmap", <int>PS_IO_PWRITE: "pwrite", <int>PS_IO_REFUSED: "refused"}[<int>io]
+    return verb, name.decode()

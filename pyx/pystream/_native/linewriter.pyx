@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memmove, memset
 from pystream._native.c_api cimport (
     PS_RECORDS_PER_BATCH_MAX, ps_binary, ps_columns, ps_log_frame_bytes_max, ps_os_monotonic_ns, ps_os_now_ns,
 )
-from pystream._native.encode cimport Headers
+from pystream._native.encode cimport Headers, key_required
 from pystream._native.lines cimport (
     CHUNK_BYTES, PIPE_BYTES, PS_LINES_SLACK, ps_lines_column, ps_lines_form, ps_lines_found, ps_lines_limits,
     ps_lines_split, ps_lines_split_keyed, ps_pipe_read, ps_pipe_wait_readable, ps_pipe_widen, raise_errno, text_of,
@@ -18,7 +18,7 @@ from pystream._native.log cimport LogHandle
 from pystream._native.producer cimport ProducerCore
 from pystream._native.source cimport Buffer, reserve
 from pystream._native.write_api cimport (
-    PS_LANE_STICKY, ps_lane_set_unsynced, ps_record, ps_scratch, ps_scratch_free,
+    PS_LANE_STICKY, ps_lane_set_unsynced, ps_producer_lane, ps_record, ps_scratch, ps_scratch_free,
 )
 from pystream._native.writer cimport Appended, append_columns
 
@@ -78,6 +78,7 @@ cdef class LineWriter:
     cdef uint32_t lane
     cdef bint direct              # whole columns, past the producer's builders
     cdef uint32_t frame_bytes_max
+    cdef uint32_t lane_count      # of the producer, when it was looked at
     # How lines are read.
     cdef ps_lines_form form
     cdef ps_lines_limits limits
@@ -138,15 +139,23 @@ cdef class LineWriter:
         self.form.delimiter = delimiter[0]
         self.form.strip_cr = strip_cr
         self.plain = separator is None and null_text is None and not strip_cr
-        # A null slot of fixed width has bytes that no line has: builders know how to make one.
-        self.direct = ((separator is None or ((self.partition >= 0 or producer.lane_count == 1)
-                                              and producer.schema.key_width < 0))
-                       and (null_text is None or producer.schema.value_width < 0))
-        self.set_limits(producer)
+        self.follow(producer)
         self.chunk_bytes = chunk_bytes
         self.linger_ns = linger_ns
         self.make_room(chunk_bytes)
         self.producer = producer
+
+    cdef int follow(self, ProducerCore producer) except -1:
+        """Go by the topic as it is now: its limits and partitions may change."""
+        cdef LogHandle log = producer.logs[0]
+        if self.lane_count == producer.lane_count and self.frame_bytes_max == ps_log_frame_bytes_max(log.log):
+            return 0
+        self.lane_count = producer.lane_count
+        # A null slot of fixed width has bytes that no line has: builders know how to make one.
+        self.direct = ((self.form.separator_bytes == 0 or ((self.partition >= 0 or self.lane_count == 1)
+                                                           and producer.schema.key_width < 0))
+                       and (self.owners[1] is None or producer.schema.value_width < 0))
+        return self.set_limits(producer)
 
     cdef int set_limits(self, ProducerCore producer) except -1:
         cdef uint32_t i
@@ -286,8 +295,8 @@ cdef class LineWriter:
     cdef object too_large(self):
         return RecordTooLargeError(
             f"{self.name}, line {self.line + 1}: takes more than the {self.limits.bytes_max} bytes that one record of "
-            f"topic {self.producer.schema.topic!r} may take with its bookkeeping; create the topic with a larger "
-            "segment_bytes=", topic=self.producer.schema.topic)
+            f"topic {self.producer.schema.topic!r} may take with its bookkeeping; alter the topic: a larger "
+            "segment_bytes= or max_message_bytes=", topic=self.producer.schema.topic)
 
     cdef bint append_batch(self) except -1:
         """Append lines held as one batch; False: no whole line is held."""
@@ -295,6 +304,7 @@ cdef class LineWriter:
         if self.start == self.end:
             return False
         self.producer.check_open()
+        self.follow(self.producer)
         self.split(&self.limits, &found)
         self.check_widths(&found)
         if found.count == 0:
@@ -341,11 +351,17 @@ cdef class LineWriter:
         """Where the topic's values or keys have a fixed width: take only the lines before the first that does not
         fit, and raise when that is the first."""
         cdef uint32_t bad = found.count
-        cdef int64_t key_at = -1, value_at = self.first_odd(&self.values, found.count, self.producer.schema.value_width)
+        cdef int64_t key_less, key_at = -1, value_at = self.first_odd(&self.values, found.count, self.producer.schema.value_width)
         if self.form.separator_bytes:
             key_at = self.first_odd(&self.keys, found.count, self.producer.schema.key_width)
+        if self.producer.needs_keys():
+            key_less = self.first_keyless(found.count)
+            if key_less == 0:
+                raise key_required(self.producer.schema.topic, f"{self.name}, line {self.line + 1},", self.line)
+            if key_less > 0:
+                bad = <uint32_t>key_less
         if value_at < 0 and key_at < 0:
-            return 0
+            return 0 if bad == found.count else self.split_few(bad, found)
         if value_at == 0 or key_at == 0:
             column, what, width = self.values, "value", self.producer.schema.value_width
             if value_at != 0:
@@ -354,7 +370,7 @@ cdef class LineWriter:
                 f"{self.name}, line {self.line + 1}: the {what} has {column.offsets[1] - column.offsets[0]} bytes; every "
                 f"{what} of topic {self.producer.schema.topic!r} has exactly {width}", self.line + 1)
         if value_at > 0:
-            bad = <uint32_t>value_at
+            bad = min(bad, <uint32_t>value_at)
         if key_at > 0:
             bad = min(bad, <uint32_t>key_at)
         return self.split_few(bad, found)
@@ -371,6 +387,15 @@ cdef class LineWriter:
             return -1
         for i in range(count):
             if column.offsets[i + 1] - column.offsets[i] != width and self.has(column, i):
+                return i
+        return -1
+
+    cdef int64_t first_keyless(self, uint32_t count) noexcept:
+        cdef uint32_t i
+        if self.form.separator_bytes == 0:
+            return 0 if count else -1
+        for i in range(count if self.keys.nulls else 0):
+            if not self.has(&self.keys, i):
                 return i
         return -1
 
@@ -397,7 +422,7 @@ cdef class LineWriter:
             self.fill_headers(&columns)
         log = core.logs[to]
         append_columns(log, &columns, core.codec, NULL, &self.scratch, -1, &appended)
-        ps_lane_set_unsynced(&core.p.lanes[to])
+        ps_lane_set_unsynced(ps_producer_lane(core.p, to))
         self.lane = (self.lane + 1) % core.lane_count
         return 0
 

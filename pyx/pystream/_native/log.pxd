@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from pystream._native.c_api cimport ps_env, ps_error, ps_fault_plan, ps_log, ps_reserve
+from pystream._native.c_api cimport ps_env, ps_error, ps_fault_plan, ps_log, ps_maps, ps_reserve
 from pystream._native.forks cimport LockFile
 from pystream._native.schema cimport Schema
 
@@ -12,6 +12,8 @@ cdef void set_dirty_hook(log_hook hook) noexcept
 cdef int start_writeback(list logs) except -1
 # Called with every log whose topic was found to be deleted, once, before its files are let go.
 cdef void set_drop_hook(log_hook hook) noexcept
+# Called with every log that goes by other options from now on.
+cdef void set_options_hook(log_hook hook) noexcept
 
 
 cdef class StoreHandle:
@@ -20,6 +22,7 @@ cdef class StoreHandle:
     cdef ps_env env
     cdef ps_fault_plan plan
     cdef ps_reserve reserve
+    cdef ps_maps maps      # segments that stay mapped
     cdef object __weakref__
     cdef readonly str path
     cdef readonly uint64_t incarnation
@@ -32,6 +35,8 @@ cdef class StoreHandle:
     cdef dict logs         # (topic uuid, partition) -> LogHandle
     cdef dict locks        # topic uuid -> LockFile
     cdef list close_hooks  # called before the logs are closed: producers flush
+    cdef object log_hook   # called once, when the first log has been opened; then None
+    cdef uint64_t rings    # of maintenance.ring
     cdef object opening    # lock: one thread at a time opens logs
     cdef bint is_forked(self) noexcept
     cdef int open(self, str path) except -1
@@ -52,12 +57,15 @@ cdef class LogHandle:
     cdef LockFile locks
     cdef bint dropped                     # the topic was deleted, and its files let go
     cdef object kept                      # the keeper's entry (writer.Kept), None until it has one
+    cdef bint wanted                      # somebody has asked for it who was not only passing by
+    cdef uint64_t rolls_seen              # of ps_log_rolls, when rolled() was last asked
+    cdef public int64_t keep_bytes        # more is removed at once when it goes on in a new segment; -1: nothing is
     cdef object __weakref__
     # Raise unless the handle may be used: closed, forked, poisoned, topic deleted.
     cdef int check(self) except -1
     cdef int open(self, StoreHandle store, str directory, str topic, int partition, bytes uuid, Schema schema,
-                  unsigned int segment_bytes, unsigned int index_interval_bytes, int durability, int io,
-                  int64_t sync_interval_ns, bint create, owner) except -1
+                  unsigned int segment_bytes, unsigned int index_interval_bytes, unsigned int message_bytes_max,
+                  int durability, int io, int64_t sync_interval_ns, bint create, owner) except -1
     cdef int raise_error(self, const ps_error *err) except -1
     cdef int drop(self) except -1
     # Raise if the topic was deleted, and only then.

@@ -9,15 +9,15 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from pystream._native.c_api cimport (
-    PS_CLOSED, PS_DELETED, PS_END, PS_INTERRUPTED, PS_IO_MAP, PS_IO_PWRITE, PS_IO_REFUSED, PS_OK, PS_TIMEOUT, ps_durability,
-    ps_error, ps_fail, ps_fault_hook, ps_fault_parse, ps_io, ps_live_enter, ps_log, ps_log_check,
-    ps_log_close, ps_log_durable_offset, ps_log_end_offset, ps_log_epoch_end,
-    ps_log_find_time, ps_log_free, ps_log_get_stats,
-    ps_log_high_watermark, ps_log_hold, ps_log_is_dirty, ps_log_is_held, ps_log_leader_epoch, ps_log_open, ps_log_options, ps_log_poison,
-    ps_log_release, ps_log_start_offset, ps_log_start_writeback, ps_log_stats, ps_log_sync, ps_log_wait, ps_log_wake, ps_os_choose_io, ps_os_monotonic_ns,
-    ps_status,
+    PS_DELETED, PS_END, PS_INTERRUPTED, PS_MAPS_MAX, PS_OK, PS_TIMEOUT, ps_durability, ps_error, ps_fault_hook,
+    ps_fault_parse, ps_io, ps_live_enter, ps_log_alterable, ps_log_check, ps_log_close, ps_log_durable_offset,
+    ps_log_end_offset, ps_log_epoch_end, ps_log_find_time, ps_log_free, ps_log_get_counters, ps_log_get_stats,
+    ps_log_high_watermark, ps_log_hold, ps_log_is_dirty, ps_log_is_held, ps_log_leader_epoch, ps_log_needs_keys,
+    ps_log_open, ps_log_options, ps_log_poison, ps_log_release, ps_log_set_needs_keys, ps_log_set_options,
+    ps_log_start_offset, ps_log_start_writeback, ps_log_stats, ps_log_sync, ps_log_trim, ps_log_wait, ps_log_wake,
+    ps_os_monotonic_ns, ps_status,
 )
-from pystream._native.errors cimport raise_error
+from pystream._native.errors cimport deleted_error, raise_error
 from pystream._native.forks cimport LockFile, forget_log, forks_seen, remember_log
 
 from pystream._native.errors import ClosedError, ForkedError, OptionError, TopicDeletedError
@@ -25,6 +25,7 @@ from pystream._native.errors import ClosedError, ForkedError, OptionError, Topic
 
 cdef log_hook dirty_hook = NULL
 cdef log_hook drop_hook = NULL
+cdef log_hook options_hook = NULL
 
 
 cdef void set_dirty_hook(log_hook hook) noexcept:
@@ -35,6 +36,11 @@ cdef void set_dirty_hook(log_hook hook) noexcept:
 cdef void set_drop_hook(log_hook hook) noexcept:
     global drop_hook
     drop_hook = hook
+
+
+cdef void set_options_hook(log_hook hook) noexcept:
+    global options_hook
+    options_hook = hook
 
 
 cdef int start_writeback(list logs) except -1:
@@ -58,6 +64,7 @@ cdef class StoreHandle:
         self.logs = {}
         self.locks = {}
         self.close_hooks = []
+        self.maps.max = PS_MAPS_MAX
         self.opening = allocate_lock()
 
     @staticmethod
@@ -120,29 +127,22 @@ cdef class StoreHandle:
         """True in a child of the process that opened it."""
         return self.is_forked()
 
-    @staticmethod
-    def choose_io(str path not None):
-        """How records may be stored below `path`: ("mmap" | "pwrite" | "refused", name of the file system)."""
-        cdef char name[32]
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            io = ps_os_choose_io(fd, name)
-        finally:
-            os.close(fd)
-        verb = {<int>PS_IO_MAP: "mmap", <int>PS_IO_PWRITE: "pwrite", <int>PS_IO_REFUSED: "refused"}[<int>io]
-        return verb, name.decode()
-
     def add_close_hook(self, hook):
         """Call `hook` (kept weakly if it is a bound method) when the store closes, before its logs do."""
         self.close_hooks.append(weakref.WeakMethod(hook) if hasattr(hook, "__self__") else lambda: hook)
 
+    def on_first_log(self, hook):
+        """Call `hook` once, when the next log has been opened by somebody who is not only passing by."""
+        self.log_hook = hook
+
     def open_log(self, str directory not None, str topic not None, int partition, bytes uuid not None,
                  Schema schema not None, *, unsigned int segment_bytes, unsigned int index_interval_bytes,
-                 int durability, int io, int64_t sync_interval_ns, bint create, owner):
+                 int durability, int io, int64_t sync_interval_ns, bint create, owner,
+                 unsigned int message_bytes_max=0, bint needs_keys=False, bint passing=False):
         """The log in `directory`, opened once a process. Sizes in bytes, durability and io as numbers of the
         format; owner() tells the uuid of the topic that is now in the directory above, None: there is none.
         Raises CorruptLogError, FormatVersionError or StorageError when it cannot be opened, TopicDeletedError
-        when it is another topic's, or nobody's."""
+        when it is another topic's, or nobody's. passing: only to be given back; see `give_back`."""
         cdef LogHandle handle
         if self.is_forked():
             raise ForkedError("the store was opened before a fork; open it again in the child", path=self.path)
@@ -150,16 +150,43 @@ cdef class StoreHandle:
             raise ClosedError("the store is closed", path=self.path)
         key = (uuid, partition)
         handle = self.logs.get(key)
+        if handle is not None and (handle.topic != topic or ps_log_check(handle.log, NULL) == PS_DELETED):  # renamed
+            if owner() != uuid:
+                raise deleted_error(topic, partition, directory, handle.locks.fd)
+            handle.drop()
+            handle = None
         if handle is not None:
+            handle.wanted = handle.wanted or not passing
             return handle
         with self.opening:  # two handles of one log would share descriptors, and so not exclude each other
             handle = self.logs.get(key)
             if handle is None:
                 handle = LogHandle.__new__(LogHandle)
                 handle.open(self, directory, topic, partition, uuid, schema, segment_bytes, index_interval_bytes,
-                            durability, io, sync_interval_ns, create, owner)
+                            message_bytes_max, durability, io, sync_interval_ns, create, owner)
+                handle.needs_keys = needs_keys
                 self.logs[key] = handle
+            handle.wanted = handle.wanted or not passing
+        if not passing and self.log_hook is not None:
+            hook, self.log_hook = self.log_hook, None
+            hook()
         return handle
+
+    def open_logs(self):
+        """The logs that are open in this process."""
+        return list(self.logs.values())
+
+    def give_back(self, LogHandle handle not None):
+        """Close a log that was opened in passing, unless somebody else has asked for it since."""
+        with self.opening:  # nobody opens it anew before it is closed
+            if handle.wanted or self.closed or self.logs.get((handle.uuid, handle.partition)) is not handle:
+                return
+            del self.logs[handle.uuid, handle.partition]
+            if not any(uuid == handle.uuid for uuid, _ in self.logs):
+                self.locks.pop(handle.uuid, None)  # closed when `handle` goes
+            if drop_hook != NULL:
+                drop_hook(handle)
+            handle.close()
 
     cdef LockFile lock_file(self, str directory, str topic, bytes uuid, owner):
         """The topic's `locks` file, once it is sure that it is this topic's."""
@@ -183,6 +210,15 @@ cdef class StoreHandle:
         if file.fd >= 0:
             self.locks[uuid] = file
         return file
+
+    def find_log(self, bytes uuid not None, int partition):
+        """The log of a partition if it is open here, else None."""
+        return self.logs.get((uuid, partition))
+
+    @property
+    def low_on_space(self):
+        """An append was refused for `min_free_bytes`, and there is not an eighth more than that free again."""
+        return bool(self.reserve.low)
 
     @property
     def min_free_bytes(self):
@@ -217,6 +253,13 @@ cdef class StoreHandle:
         for handle in list(self.logs.values()):
             if handle.topic == topic:
                 handle.release()
+
+    def set_options(self, bytes uuid not None, **options):
+        """Have the logs of a topic that are open here go by other options; see `LogHandle.set_options`."""
+        cdef LogHandle handle
+        for handle in list(self.logs.values()):
+            if handle.uuid == uuid:
+                handle.set_options(**options)
 
     def drop_deleted(self):
         """Let go of all logs whose topic was deleted: their files and memory, but for what is lent."""
@@ -267,15 +310,11 @@ cdef class StoreHandle:
         if first is not None:
             raise first
 
-    def __repr__(self):
-        return f"<StoreHandle {self.path!r} opens={self.opens} closed={bool(self.closed)}>"
-
-
 cdef class LogHandle:
 
     cdef int open(self, StoreHandle store, str directory, str topic, int partition, bytes uuid, Schema schema,
-                  unsigned int segment_bytes, unsigned int index_interval_bytes, int durability, int io,
-                  int64_t sync_interval_ns, bint create, owner) except -1:
+                  unsigned int segment_bytes, unsigned int index_interval_bytes, unsigned int message_bytes_max,
+                  int durability, int io, int64_t sync_interval_ns, bint create, owner) except -1:
         cdef ps_error err
         cdef ps_log_options options
         cdef ps_status status
@@ -294,11 +333,13 @@ cdef class LogHandle:
         self.schema = schema
         self.durability = durability
         self.sync_interval_ns = sync_interval_ns
+        self.keep_bytes = -1
         memset(&options, 0, sizeof(options))
         memcpy(options.topic_uuid, uuid_bytes, 16)
         options.partition = partition
         options.segment_bytes = segment_bytes
         options.index_interval_bytes = index_interval_bytes
+        options.message_bytes_max = message_bytes_max
         options.durability = <ps_durability>durability
         options.io = <ps_io>io
         options.incarnation = store.incarnation
@@ -308,6 +349,7 @@ cdef class LogHandle:
             store.live = LockFile(store.live.path, True)
         options.read_only = store.read_only
         options.reserve = &store.reserve
+        options.maps = &store.maps
         options.live_fd = store.live.fd
         while True:
             with nogil:
@@ -338,6 +380,7 @@ cdef class LogHandle:
     cdef int raise_error(self, const ps_error *err) except -1:
         if err.status == PS_DELETED:
             self.drop()
+            raise deleted_error(self.topic, self.partition, self.path, self.locks.fd)
         return raise_error(err, self.topic, self.partition)
 
     cdef int drop(self) except -1:
@@ -362,6 +405,8 @@ cdef class LogHandle:
     def start_offset(self):
         """The first offset that can be read."""
         self.check_there()
+        if self.store.read_only:
+            ps_log_high_watermark(self.log)  # looks how things stand
         return ps_log_start_offset(self.log)
 
     @property
@@ -396,6 +441,30 @@ cdef class LogHandle:
     def deleted(self):
         """True when the topic was deleted."""
         return ps_log_check(self.log, NULL) == PS_DELETED
+
+    @property
+    def needs_keys(self):
+        """Whether records without keys are refused, because the topic is compacted."""
+        return bool(ps_log_needs_keys(self.log))
+
+    @needs_keys.setter
+    def needs_keys(self, bint value):
+        ps_log_set_needs_keys(self.log, value)
+
+    def set_options(self, *, unsigned int segment_bytes, unsigned int index_interval_bytes,
+                    unsigned int message_bytes_max, int durability, bint log_append_time, bint needs_keys=False):
+        """Go by other options from now on; see `StoreHandle.open_log`."""
+        cdef ps_log_alterable options
+        options.segment_bytes = segment_bytes
+        options.index_interval_bytes = index_interval_bytes
+        options.message_bytes_max = message_bytes_max
+        options.durability = <ps_durability>durability
+        options.log_append_time = log_append_time
+        ps_log_set_options(self.log, &options)
+        ps_log_set_needs_keys(self.log, needs_keys)
+        self.durability = durability
+        if options_hook != NULL:
+            options_hook(self)
 
     def ensure_open(self):
         """Raise unless the log can be used: closed, forked, poisoned, topic deleted."""
@@ -446,6 +515,20 @@ cdef class LogHandle:
             self.raise_error(&err)
         return None if end == INT64_MAX else end
 
+    def retain(self, **rule):
+        """See `retention.retain`."""
+        from pystream._native.retention import retain
+        return retain(self, **rule)
+
+    def segments(self):
+        """See `retention.segments`."""
+        from pystream._native.retention import segments
+        return segments(self)
+
+    def trim(self):
+        """Let go of files that others have removed or replaced; cheap where none was."""
+        ps_log_trim(self.log)
+
     def find_time(self, int64_t timestamp):
         """(offset, timestamp) of the first record not older than `timestamp` (ns), or None."""
         cdef ps_error err
@@ -492,12 +575,15 @@ cdef class LogHandle:
         """For tests and fatal errors: refuse every append to this log, in all processes, until it is reopened."""
         ps_log_poison(self.log, os_errno)
 
-    def stats(self):
+    def stats(self, bint disk=True):
         """Counters of this process (appends, syncs, rolls, mends, cuts, wakes) and the present state of the log; sizes
-        in bytes."""
+        in bytes. Without `disk`, `segments` and `stored_bytes` are 0."""
         cdef ps_log_stats s
         with nogil:
-            ps_log_get_stats(self.log, &s)
+            if disk:
+                ps_log_get_stats(self.log, &s)
+            else:
+                ps_log_get_counters(self.log, &s)
         return s
 
     def close(self):

@@ -5,29 +5,27 @@ import warnings
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from pystream._native.c_api cimport (
-    PS_ATTR_LOG_APPEND_TIME, PS_CLOSED, PS_OK, PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT,
-    PS_TOO_LARGE, ps_columns, ps_error, ps_fail, ps_log_frame_bytes_max, ps_log_sync, ps_murmur2, ps_os_monotonic_ns,
-    ps_status,
+    PS_CLOSED, PS_OK, PS_RECORDS_PER_BATCH_MAX, PS_SEGMENT_BYTES_MAX, PS_TIMEOUT, PS_TOO_LARGE, ps_error, ps_fail,
+    ps_log_frame_bytes_max, ps_log_needs_keys_place, ps_log_sync, ps_status,
 )
 from pystream._native.delivery cimport (
-    Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, remaining, report, report_columns,
+    Tracked, deadline_of, delivery_error, drop_user, error_of, is_past, remaining, report,
 )
-from pystream._native.encode cimport Headers, Input, timestamp_ns
+from pystream._native.encode cimport Headers, key_required, timestamp_ns
 from pystream._native.log cimport LogHandle, start_writeback
 from pystream._native.serial cimport encode_scalar, encoder_of
-from pystream._native.source cimport Source, View, release_view, scalar_bytes
+from pystream._native.source cimport View, release_view, scalar_bytes
 from pystream._native.write_api cimport (
-    PS_LANE_STICKY, ps_added, ps_builder, ps_lane_set_unsynced, ps_lane_take_unsynced,
-    ps_producer_abandon, ps_producer_add, ps_producer_add_keyed, ps_producer_add_plain, ps_producer_drain,
-    ps_producer_fetch, ps_producer_free, ps_producer_get_stats, ps_producer_new, ps_producer_next_sticky,
-    ps_producer_options, ps_producer_recycle, ps_producer_stats, ps_producer_take_error, ps_producer_wait_room,
-    ps_scratch, ps_scratch_free, ps_worker_attach, ps_worker_detach,
+    PS_LANE_STICKY, ps_added, ps_builder, ps_lane, ps_lane_set_unsynced, ps_lane_take_unsynced, ps_lanes,
+    ps_lanes_free, ps_producer_abandon, ps_producer_add, ps_producer_add_keyed, ps_producer_add_plain,
+    ps_producer_drain, ps_producer_fetch, ps_producer_free, ps_producer_get_stats, ps_producer_grow, ps_producer_lane,
+    ps_producer_more, ps_producer_new, ps_producer_options, ps_producer_recycle, ps_producer_stats,
+    ps_producer_take_error, ps_producer_wait_room, ps_scratch, ps_scratch_free, ps_worker_attach, ps_worker_detach,
 )
-from pystream._native.writer cimport Appended, append_columns, get_worker, keep, the_worker, writers_of
+from pystream._native.writer cimport get_worker, keep, the_worker, writers_of
 
 from pystream._native.errors import ClosedError, ForkedError, LockTimeoutError, OptionError, RecordTooLargeError
 from pystream._native.delivery import BufferFull, RecordMetadata
@@ -44,11 +42,6 @@ cdef extern from "Python.h":
 cdef int64_t SLICE_NS = 100_000_000  # waits are cut here, so that a signal is seen
 # What an unclosed producer may take to flush when it is collected.
 cdef int64_t FINALIZE_NS = 2_000_000_000
-
-
-cdef inline uint32_t lane_of_hash(const void *key, size_t key_bytes, uint32_t lanes) noexcept nogil:
-    """Kafka's rule: Utils.toPositive(Utils.murmur2(key)) % partitions."""
-    return <uint32_t>(ps_murmur2(key, key_bytes) & 0x7fffffff) % lanes
 
 
 cdef class ProducerCore:
@@ -77,7 +70,7 @@ cdef class ProducerCore:
         self.set_options(batch_bytes, batch_records, linger_ns, buffer_bytes, partitioner, on_delivery)
         self.parse_time = parse_time
         memset(&options, 0, sizeof(options))
-        options.batch_bytes = self.batch_bytes = <uint32_t>min(batch_bytes, <uint64_t>ps_log_frame_bytes_max(log.log))
+        options.batch_bytes = self.batch_bytes = <uint32_t>min(batch_bytes, <uint64_t>PS_SEGMENT_BYTES_MAX)
         options.batch_records = self.batch_records = <uint32_t>batch_records
         options.buffer_bytes = buffer_bytes
         options.linger_ns = linger_ns
@@ -87,17 +80,48 @@ cdef class ProducerCore:
         if self.p == NULL:
             raise MemoryError()
         for i in range(self.lane_count):
-            log = self.logs[i]
-            log.check()
-            self.p.lanes[i].log = log.log
-            self.p.lanes[i].kept = keep(log)
-            self.p.lanes[i].codec = self.codec
-            self.p.lanes[i].attributes = PS_ATTR_LOG_APPEND_TIME if self.schema.log_append_time else 0
-            self.p.lanes[i].value_width = self.schema.value_width
-            self.p.lanes[i].key_width = self.schema.key_width
+            self.fill(ps_producer_lane(self.p, i), self.logs[i])
+        self.key_rule = ps_log_needs_keys_place(log.log)
         ps_worker_attach(get_worker(), self.p)
         self.is_closed = False
         writers_of(self.store).producers.add(self)
+
+    cdef int fill(self, ps_lane *lane, LogHandle log) except -1:
+        log.check()
+        lane.log = log.log
+        lane.kept = keep(log)
+        lane.codec = self.codec
+        lane.value_width = self.schema.value_width
+        lane.key_width = self.schema.key_width
+        return 0
+
+    def grow(self, logs):
+        """Send to these partitions, too, from now on: the topic has got them. One thread at a time grows; any others
+        may be sending."""
+        cdef ps_lanes *more
+        cdef uint32_t i, count
+        more_logs = list(logs)
+        count = len(more_logs)
+        self.check_open()
+        if count == 0:
+            return
+        more = ps_producer_more(self.p, count)
+        if more == NULL:
+            raise MemoryError()
+        try:
+            for i in range(count):
+                self.fill(&more.lanes[i], more_logs[i])
+        except BaseException:
+            ps_lanes_free(more)
+            raise
+        self.logs = self.logs + more_logs  # whoever goes through them goes by the old list
+        ps_producer_grow(self.p, more)
+        self.lane_count += count
+
+    @property
+    def partitions(self):
+        """To how many partitions it sends."""
+        return self.lane_count
 
     cdef int set_options(self, uint64_t batch_bytes, uint64_t batch_records, int64_t linger_ns,
                          uint64_t buffer_bytes, object partitioner, object on_delivery) except -1:
@@ -152,7 +176,8 @@ cdef class ProducerCore:
         return bool(self.is_closed)
 
     def stats(self):
-        """Counters since it was made: records, bytes (of frames) and batches delivered, failed_records, and
+        """Counters since it was made: records, bytes (of frames) and batches delivered, failed_records, errors (tries
+        that failed) and retries (those that are tried again), last_ns (wall clock of the last delivery, 0: none), and
         pending_records and pending_bytes that wait here."""
         cdef ps_producer_stats s
         memset(&s, 0, sizeof(s))
@@ -162,7 +187,10 @@ cdef class ProducerCore:
             "records": s.records + self.records_in,
             "bytes": s.bytes + self.bytes_in,
             "batches": s.batches + self.batches_in,
-            "failed_records": s.failed_records,
+            "failed_records": s.failed_records + self.failed_in,
+            "errors": s.errors + self.errors_in,
+            "retries": s.retries,
+            "last_ns": max(s.last_ns, self.last_in),
             "pending_records": s.pending_records,
             "pending_bytes": s.pending_bytes,
         }
@@ -198,6 +226,9 @@ cdef class ProducerCore:
 
     # ---- send
 
+    cdef bint needs_keys(self) noexcept:
+        return self.key_rule[0]
+
     def send(self, value, key=None, *, headers=None, timestamp=None, partition=None, on_delivery=None):
         """Put one record into the open batch of its partition. Accepted when it returns, delivered when
         `flush` returns or its callback is called."""
@@ -212,7 +243,7 @@ cdef class ProducerCore:
                 and self.partitioner is None and not self.is_closed and PyBytes_CheckExact(v)
                 and not p.attention and not p.forked):
             if key is None:
-                if ps_producer_add_plain(p, PyBytes_AS_STRING(v), PyBytes_GET_SIZE(v)):
+                if not self.key_rule[0] and ps_producer_add_plain(p, PyBytes_AS_STRING(v), PyBytes_GET_SIZE(v)):
                     return
             elif PyBytes_CheckExact(k) and (self.hashes or self.lane_count == 1):
                 if self.lane_count > 1:
@@ -236,7 +267,7 @@ cdef class ProducerCore:
                 and self.partitioner is None and not self.is_closed and v_size >= 0
                 and not p.attention and not p.forked):
             if k_size == -1:
-                if ps_producer_add_plain(p, v, v_size):
+                if not self.key_rule[0] and ps_producer_add_plain(p, v, v_size):
                     return 0
             elif k_size >= 0 and (self.hashes or self.lane_count == 1):
                 if self.lane_count > 1:
@@ -309,6 +340,8 @@ cdef class ProducerCore:
             r.key_bytes = scalar_bytes(key, "key", &key_view, &data)
             r.key = data
             self.check_width("key", r.key_bytes, self.schema.key_width)
+            if r.key_bytes < 0 and self.needs_keys():
+                raise key_required(self.schema.topic, "the record", None)
             lane = self.lane_of(key, data, r.key_bytes) if partition is None else self.lane_named(partition)
             return self.add(lane, &r, on_delivery)
         finally:
@@ -347,8 +380,9 @@ cdef class ProducerCore:
             self.check_open()
         if status == PS_TOO_LARGE:
             raise RecordTooLargeError(
-                f"the record does not fit a batch: this topic's segments hold frames of at most "
-                f"{ps_log_frame_bytes_max(self.p.lanes[0].log)} bytes; create the topic with a larger segment_bytes=",
+                f"the record does not fit a batch: those of this topic have at most "
+                f"{ps_log_frame_bytes_max(ps_producer_lane(self.p, 0).log)} bytes; alter the topic: a larger "
+                "segment_bytes= or max_message_bytes=",
                 topic=self.schema.topic)
         if status != PS_OK:
             raise error_of(self.logs[<uint32_t>lane if lane != PS_LANE_STICKY else 0], &err)
@@ -416,13 +450,13 @@ cdef class ProducerCore:
         cdef LogHandle log
         start_writeback(self.logs)
         for i in range(self.lane_count):
-            if not ps_lane_take_unsynced(&self.p.lanes[i]):
+            if not ps_lane_take_unsynced(ps_producer_lane(self.p, i)):
                 continue
             log = self.logs[i]
             with nogil:
                 status = ps_log_sync(log.log, &err)
             if status != PS_OK:
-                ps_lane_set_unsynced(&self.p.lanes[i])
+                ps_lane_set_unsynced(ps_producer_lane(self.p, i))
                 log.raise_error(&err)
         return 0
 
@@ -471,130 +505,3 @@ cdef class ProducerCore:
         return 0
 
     # ---- send_many
-
-    def send_many(self, values, *, keys=None, headers=None, timestamps=None, partition=None):
-        """Send n records in this thread, as batches of their own; they are delivered when it returns.
-
-        Everything is checked before anything is written. What was sent before goes first. Arrays are read
-        where they lie, so no other thread may change them during the call."""
-        cdef Input given = Input.__new__(Input)
-        cdef Sender sender
-        self.check_open()
-        self.collect()
-        self.check_open()
-        given.open(self.schema, values, keys, headers, timestamps, self.parse_time)
-        if given.count == 0:
-            if partition is not None:
-                self.lane_named(partition)
-            return
-        given.check_records(ps_log_frame_bytes_max(self.p.lanes[0].log))
-        sender = Sender.__new__(Sender)
-        sender.core = self
-        sender.given = given
-        if partition is not None:
-            sender.run(self.lane_named(partition), 0, given.count, NULL)
-        elif self.lane_count == 1:
-            sender.run(0, 0, given.count, NULL)
-        elif self.partitioner is None and (keys is None or not self.hashes):
-            sender.run(-1, 0, given.count, NULL)
-        else:
-            sender.spread()
-        if sender.raised is not None:
-            raise sender.raised
-
-
-cdef class Sender:
-    """One send_many under way."""
-    cdef ProducerCore core
-    cdef Input given
-    cdef ps_scratch scratch
-    cdef Py_ssize_t sent
-    cdef uint32_t *lanes  # of each record
-    cdef uint32_t *order  # records, lane by lane
-    cdef object raised    # by a callback
-
-    def __dealloc__(self):
-        ps_scratch_free(&self.scratch)
-        free(self.lanes)
-        free(self.order)
-
-    cdef int run(self, int64_t lane, Py_ssize_t start, Py_ssize_t stop, const uint32_t *order) except -1:
-        """Append records start .. stop, through order, to a lane; -1: each batch to the next."""
-        cdef ProducerCore core = self.core
-        cdef Py_ssize_t at = start, end
-        cdef uint32_t to
-        cdef ps_columns columns
-        cdef Appended appended
-        cdef LogHandle log
-        while at < stop:
-            to = ps_producer_next_sticky(core.p) if lane < 0 else <uint32_t>lane
-            log = core.logs[to]
-            while core.drain(to, -1, False) != PS_OK:
-                core.collect()  # raises, unless another thread was told
-            try:
-                end = self.given.cut(at, stop, order, core.batch_bytes, core.batch_records)
-                self.given.take(at, end - at, order, &columns)
-                append_columns(log, &columns, core.codec, NULL, &self.scratch, -1, &appended)
-            except Exception as error:
-                left = self.given.count - self.sent
-                raise delivery_error(log, left, error) from error
-            self.sent += end - at
-            core.records_in += end - at
-            core.batches_in += 1
-            core.bytes_in += appended.frame_bytes
-            ps_lane_set_unsynced(&core.p.lanes[to])
-            if core.on_delivery is not None:
-                raised = report_columns(log, core.on_delivery, &columns, appended.base_offset,
-                                        appended.first_timestamp)
-                self.raised = self.raised or raised
-            at = end
-        return 0
-
-    cdef int spread(self) except -1:
-        """Choose a lane for each record, then send lane by lane; order within a lane is the order given."""
-        cdef ProducerCore core = self.core
-        cdef Py_ssize_t i, n = self.given.count
-        cdef uint32_t lane, lanes = core.lane_count
-        cdef Source keys = self.given.keys
-        cdef const uint8_t *data
-        cdef int64_t size, chosen
-        cdef View view
-        cdef Py_ssize_t *ends
-        cdef uint32_t sticky = ps_producer_next_sticky(core.p)
-        self.lanes = <uint32_t *>malloc(n * sizeof(uint32_t))
-        self.order = <uint32_t *>malloc(n * sizeof(uint32_t))
-        ends = <Py_ssize_t *>calloc(lanes + 1, sizeof(Py_ssize_t))
-        try:
-            if self.lanes == NULL or self.order == NULL or ends == NULL:
-                raise MemoryError()
-            for i in range(n):
-                data = NULL
-                view.obj = NULL
-                size = -1 if keys is None else keys.peek(i, &data)
-                if size >= 0 and data == NULL:
-                    size = scalar_bytes(keys.items[i], f"keys[{i}]", &view, &data)
-                try:
-                    if core.partitioner is None:
-                        lane = sticky if size < 0 else lane_of_hash(data, <size_t>size, lanes)
-                    else:
-                        chosen = core.lane_of((<const char *>data)[:size] if size >= 0 else None, data, size)
-                        lane = <uint32_t>chosen
-                finally:
-                    if view.obj != NULL:
-                        release_view(&view)
-                self.lanes[i] = lane
-                ends[lane + 1] += 1
-            for lane in range(lanes):
-                ends[lane + 1] += ends[lane]
-            for i in range(n):
-                lane = self.lanes[i]
-                self.order[ends[lane]] = <uint32_t>i
-                ends[lane] += 1  # now the end of what stands there
-            i = 0
-            for lane in range(lanes):
-                if ends[lane] > i:
-                    self.run(lane, i, ends[lane], self.order)
-                i = ends[lane]
-        finally:
-            free(ends)
-        return 0

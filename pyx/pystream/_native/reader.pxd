@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pystream._native.arrow cimport ArrowSource
 from pystream._native.batch cimport Batch, Record
@@ -26,15 +26,25 @@ cdef class PartitionReader(ArrowSource):
     cdef Batch batch
     cdef uint32_t at
     cdef bint in_hand
+    # What has been read so far: counted a batch at a time.
+    cdef uint64_t batches_in
+    cdef uint64_t records_in
+    cdef uint64_t bytes_in  # of frames, as stored
+    cdef uint64_t errors
+    cdef int64_t last_ns    # wall clock of the last batch, to a few ms; 0: none
     # Where others see what was consumed: the offset in hand, or behind all that was handed out once more is
     # asked for. A shared word, written by this reader only; NULL: nobody looks.
     cdef int64_t *mark
     cdef object mark_owner  # keeps the memory
+    # Called with the reader when its place is below the log start, to seek elsewhere; None: that is an error.
+    cdef public object on_fall
     cdef bint mark_follows  # something was handed out since the last seek
 
     cdef int place(self, int64_t offset) except -1
     cdef Batch read(self)
     cdef bint load(self) except -1
+    cdef bint load_next(self) except -1
+    cdef uint32_t unread(self) noexcept
     cdef void settle(self) noexcept
     cdef Batch take_batch(self)
     cdef Record take_record(self)

@@ -8,7 +8,10 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pystream._native.c_api cimport PS_INTERRUPTED, PS_OK, ps_error, ps_log, ps_status
+from pystream._native.c_api cimport (
+    PS_END, PS_INTERRUPTED, PS_OK, ps_cursor, ps_cursor_clear, ps_cursor_init, ps_cursor_next, ps_cursor_seek, ps_error,
+    ps_frame_next_offset, ps_frame_view, ps_log, ps_log_high_watermark, ps_log_start_offset, ps_status,
+)
 from pystream._native.log cimport LogHandle
 
 cdef extern from "ps_log.h" nogil:
@@ -231,3 +234,36 @@ def settle(LogHandle log not None):
         PyErr_CheckSignals()
     if status != PS_OK:
         log.raise_error(&err)
+
+
+def appended(LogHandle log not None, int64_t start, int64_t producer_id):
+    """The batches of a producer from an offset, or the log start, up to the present end, each as (base offset, records
+    it had when it was appended, first sequence number), whatever compaction has left of it. Batches of which it has
+    left nothing, not even whose they were, have -1 for a sequence number.
+
+    Raises OffsetOutOfRangeError when the log comes to start behind the place that was reached."""
+    cdef ps_error err
+    cdef ps_status status
+    cdef ps_cursor cursor
+    cdef ps_frame_view view
+    cdef int64_t end, next_offset
+    log.check()
+    end = ps_log_high_watermark(log.log)
+    ps_cursor_init(&cursor)
+    try:
+        status = ps_cursor_seek(log.log, &cursor, max(start, ps_log_start_offset(log.log)), &err)
+        while status == PS_OK and cursor.next_offset < end:
+            with nogil:
+                status = ps_cursor_next(log.log, &cursor, &view, &err)
+            if status != PS_OK:
+                break
+            next_offset = ps_frame_next_offset(&view.meta)
+            if view.meta.base_sequence >= 0 and view.meta.producer_id == producer_id:
+                yield view.meta.base_offset, next_offset - view.meta.base_offset, view.meta.base_sequence
+            elif view.meta.record_count == 0 and view.meta.producer_id < 0:
+                yield view.meta.base_offset, next_offset - view.meta.base_offset, -1
+            log.check()
+        if status != PS_OK and status != PS_END:
+            log.raise_error(&err)
+    finally:
+        ps_cursor_clear(&cursor)

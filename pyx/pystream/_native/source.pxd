@@ -1,6 +1,6 @@
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-
 from cpython.object cimport PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from pystream._native.c_api cimport ps_binary
 from pystream._native.schema cimport Schema
@@ -118,3 +118,36 @@ cdef inline void set_bit(uint8_t *bits, Py_ssize_t i) noexcept nogil:
 # The largest column of variable width: its offsets are 32 bits.
 cdef enum:
     COLUMN_BYTES_MAX = 0x7fffffff
+
+# Copy `count` items of a list one behind the other, as far as they are bytes and find room: how many. `ahead` is
+# how many there are, to be fetched into the cache.
+cdef inline Py_ssize_t gather_bytes(PyObject **slots, Py_ssize_t count, Py_ssize_t ahead, const Buffer *room,
+                                    int32_t *offsets, size_t *bytes) noexcept:
+    cdef Py_ssize_t i = 0
+    cdef size_t size, used = 0, capacity = min(room.capacity, <size_t>COLUMN_BYTES_MAX)
+    while i < count:
+        if i + PREFETCH < ahead:
+            __builtin_prefetch(slots[i + PREFETCH])
+        if not PyBytes_CheckExact(slots[i]):
+            break
+        size = <size_t>PyBytes_GET_SIZE(slots[i])
+        if size > capacity - used:
+            break
+        memcpy(room.data + used, PyBytes_AS_STRING(slots[i]), size)
+        used += size
+        i += 1
+        offsets[i] = <int32_t>used
+    bytes[0] = used
+    return i
+
+cdef extern from *:
+    """
+    /* What every ABI of NumPy has had in front: PyArray_DATA reads it so. Asking `array.ctypes.data` for it takes
+     * longer than encoding a small array; `encode` sees to it, once, that both say the same. */
+    typedef struct {
+      PyObject_HEAD
+      void *data;
+    } ps_ndarray;
+    #define ps_array_data(array) (((const ps_ndarray *)(array))->data)
+    """
+    const void *array_data "ps_array_data"(object array)

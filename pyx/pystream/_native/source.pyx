@@ -215,7 +215,7 @@ cdef class Source:
         array = np.ascontiguousarray(array)
         memset(&part, 0, sizeof(Part))
         part.count = array.shape[0]
-        part.data = <const uint8_t *><size_t>array.ctypes.data
+        part.data = <const uint8_t *>array_data(array)
         part.width = width
         part.strip = self.width < 0 and kind == "S"  # as NumPy itself reads such items
         self.owner = array
@@ -266,7 +266,8 @@ cdef class Source:
     cdef int check_parts(self) except -1:
         """Sizes of all slots; offsets that fall are refused before anything follows them."""
         cdef Py_ssize_t i
-        cdef int64_t size, longest = 0, signs = 0
+        cdef int64_t size
+        cdef int32_t step, longest = 0, signs
         cdef const int32_t *offsets
         cdef Part *part
         self.part_at = 0
@@ -277,11 +278,13 @@ cdef class Source:
             return 0
         if self.part_count == 1 and part.offsets32 != NULL and part.validity == NULL and self.width < 0:
             offsets = part.offsets32
-            for i in range(self.count):
-                size = <int64_t>offsets[i + 1] - offsets[i]
-                signs |= size
-                longest = size if size > longest else longest
-            if signs >= 0 and offsets[0] >= 0:  # else the loop below says where
+            signs = offsets[0]
+            for i in range(self.count):  # in 32 bits, for the compiler to do several at once
+                signs |= offsets[i + 1]
+                step = <int32_t>(<uint32_t>offsets[i + 1] - <uint32_t>offsets[i])
+                signs |= step  # of two that are not negative: it is so itself where they fall
+                longest = step if step > longest else longest
+            if signs >= 0:  # else the loop below says where
                 self.bytes_max = longest
                 self.bytes_total = <int64_t>offsets[self.count] - offsets[0]
                 return 0
@@ -407,7 +410,7 @@ cdef class Source:
 
     cdef int gather(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                     Py_ssize_t *nulls) except -1:
-        cdef Py_ssize_t i, at, n = 0
+        cdef Py_ssize_t i, at, n = 0, first = 0
         cdef size_t used = 0
         cdef int64_t size
         cdef const uint8_t *p = NULL
@@ -419,7 +422,7 @@ cdef class Source:
         reserve(&self.validity, count // 8 + 1)
         memset(self.validity.data, 0, count // 8 + 1)
         # Most often the whole is one batch, or all are alike; else it grows.
-        reserve(&self.data, <size_t>(self.bytes_total if count == self.count else count * 16) + 1)
+        reserve(&self.data, <size_t>(<double>self.bytes_total * count / max(self.count, 1)) + 1)
         if width < 0:
             reserve(&self.offsets, (count + 1) * sizeof(int32_t))
             offsets = <int32_t *>self.offsets.data
@@ -427,7 +430,12 @@ cdef class Source:
         if is_list:
             n = PySequence_Fast_GET_SIZE(self.items)
             slots = PySequence_Fast_ITEMS(self.items)
-        for i in range(count):
+            if order == NULL and width < 0 and start + count <= n:
+                first = gather_bytes(slots + start, count, n - start, &self.data, offsets, &used)
+                memset(self.validity.data, 0xff, first // 8)
+                for i in range(first & ~7, first):
+                    set_bit(self.validity.data, i)
+        for i in range(first, count):
             at = order[start + i] if order != NULL else start + i
             size = 0
             if is_list:

@@ -35,12 +35,14 @@ cdef extern from "ps_keeper.h" nogil:
         pass
     ps_kept *ps_keeper_keep(ps_keeper *keeper, ps_log *log, int64_t interval_ns, bint populates,
                             uint32_t segment_bytes)
+    void ps_kept_set(ps_kept *kept, int64_t interval_ns, bint populates, uint32_t segment_bytes)
     void ps_keeper_forget(ps_keeper *keeper, ps_kept *kept)
     void ps_kept_free(ps_kept *kept)
     void ps_kept_poke(ps_kept *kept)
     bint ps_kept_is_behind(const ps_kept *kept)
     ps_status ps_kept_wait(ps_kept *kept, int64_t timeout_ns)
     int64_t ps_kept_lag_ns_max(ps_kept *kept)
+    int64_t ps_kept_late_ns(const ps_kept *kept)
     void ps_kept_note(ps_kept *kept, uint64_t bytes)
 
 
@@ -51,7 +53,6 @@ cdef extern from "ps_producer.h" nogil:
         ps_log *log
         ps_kept *kept
         uint32_t codec
-        uint32_t attributes
         int32_t value_width
         int32_t key_width
     ctypedef struct ps_producer_options:
@@ -65,20 +66,28 @@ cdef extern from "ps_producer.h" nogil:
         uint64_t bytes
         uint64_t batches
         uint64_t failed_records
+        uint64_t errors
+        uint64_t retries
+        int64_t last_ns
         uint64_t pending_records
         uint64_t pending_bytes
     ctypedef struct ps_producer:
         uint32_t attention
         bint has_error
         bint forked
-        ps_lane *lanes
         uint32_t sticky
     ctypedef struct ps_scratch:
         void *data
         uint64_t bytes
     void *ps_scratch_reserve(ps_scratch *scratch, uint64_t bytes)
     void ps_scratch_free(ps_scratch *scratch)
+    ctypedef struct ps_lanes:
+        ps_lane *lanes
     ps_producer *ps_producer_new(const ps_producer_options *options, uint32_t lane_count)
+    ps_lanes *ps_producer_more(ps_producer *producer, uint32_t count)
+    void ps_lanes_free(ps_lanes *more)
+    void ps_producer_grow(ps_producer *producer, ps_lanes *more)
+    ps_lane *ps_producer_lane(ps_producer *producer, uint32_t index)
     void ps_producer_free(ps_producer *producer)
     ctypedef struct ps_added:
         ps_builder *builder

@@ -5,22 +5,22 @@ import sys
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pystream._native.c_api cimport (
     PS_ATTR_LOG_APPEND_TIME, PS_CODEC_NONE, PS_DURABILITY_INTERVAL, PS_DURABILITY_SYNC, PS_INTERRUPTED, PS_OK,
     PS_READ_ONLY, PS_RECORDS_PER_BATCH_MAX, PS_TIMEOUT, PS_TOO_LARGE, ps_error, ps_fail, ps_frame_bytes_raw, ps_frame_meta,
-    ps_frame_meta_init, ps_frame_prepare, ps_frame_scratch_bytes, ps_log_append, ps_log_end_offset,
-    ps_log_frame_bytes_max, ps_os_monotonic_ns, ps_prepared, ps_status,
+    ps_frame_meta_init, ps_frame_prepare, ps_frame_scratch_bytes, ps_log_append, ps_log_catch_up, ps_log_end_offset, ps_log_is_late,
+    ps_log_frame_bytes_max, ps_log_needs_keys, ps_log_segment_bytes, ps_log_stamps, ps_os_monotonic_ns, ps_prepared, ps_status,
 )
 from pystream._native.encode cimport Input
 from pystream._native.errors cimport raise_error
 from pystream._native.forks cimport add_fork_hooks
-from pystream._native.log cimport set_dirty_hook, set_drop_hook
+from pystream._native.log cimport set_dirty_hook, set_drop_hook, set_options_hook
 from pystream._native.schema cimport Schema
 from pystream._native.write_api cimport (
-    ps_keeper_forget, ps_keeper_keep, ps_kept_free, ps_kept_is_behind, ps_kept_lag_ns_max, ps_kept_note, ps_kept_poke,
-    ps_kept_wait, ps_scratch_free, ps_scratch_reserve, ps_worker_after_fork_child, ps_worker_after_fork_parent,
+    ps_keeper_forget, ps_keeper_keep, ps_kept_set, ps_kept_free, ps_kept_is_behind, ps_kept_lag_ns_max, ps_kept_late_ns, ps_kept_note,
+    ps_kept_poke, ps_kept_wait, ps_scratch_free, ps_scratch_reserve, ps_worker_after_fork_child, ps_worker_after_fork_parent,
     ps_worker_before_fork, ps_worker_new, ps_worker_start, ps_worker_stop,
 )
 
@@ -141,9 +141,12 @@ cdef StoreWriters writers_of(StoreHandle store):
     return writers
 
 
+cdef int64_t interval_of(LogHandle log) noexcept:
+    return log.sync_interval_ns if log.durability == PS_DURABILITY_INTERVAL else 0
+
+
 cdef ps_kept *keep(LogHandle log) except NULL:
     cdef Kept kept
-    cdef int64_t interval_ns
     cdef ps_error err
     if log.kept is not None:
         return (<Kept>log.kept).entry
@@ -151,10 +154,9 @@ cdef ps_kept *keep(LogHandle log) except NULL:
         ps_fail(&err, PS_READ_ONLY, NULL, b"the store was opened with mode='r'; nothing can be appended")
         log.raise_error(&err)
     get_worker()
-    interval_ns = log.sync_interval_ns if log.durability == PS_DURABILITY_INTERVAL else 0
     kept = Kept.__new__(Kept)
-    kept.entry = ps_keeper_keep(&worker.keeper, log.log, interval_ns, log.durability != PS_DURABILITY_SYNC,
-                                ps_log_frame_bytes_max(log.log))
+    kept.entry = ps_keeper_keep(&worker.keeper, log.log, interval_of(log), log.durability != PS_DURABILITY_SYNC,
+                                ps_log_segment_bytes(log.log))
     if kept.entry == NULL:
         raise MemoryError()
     log.kept = kept
@@ -166,6 +168,19 @@ cdef int found_dirty(LogHandle log) except -1:
     """A log was opened with something left to sync."""
     if log.durability == PS_DURABILITY_INTERVAL:
         ps_kept_poke(keep(log))
+    return 0
+
+
+cdef int altered(LogHandle log) except -1:
+    """A log goes by other options: the keeper looks after it in another way."""
+    cdef ps_kept *entry
+    cdef int64_t interval_ns = interval_of(log)
+    cdef bint populates = log.durability != PS_DURABILITY_SYNC
+    cdef uint32_t segment_bytes = ps_log_segment_bytes(log.log)
+    if log.kept is not None:
+        entry = (<Kept>log.kept).entry
+        with nogil:  # it may be in a sync of this log
+            ps_kept_set(entry, interval_ns, populates, segment_bytes)
     return 0
 
 
@@ -184,9 +199,25 @@ def lag_ns_max(LogHandle log not None):
     return 0 if log.kept is None else ps_kept_lag_ns_max((<Kept>log.kept).entry)
 
 
+def syncs_of(StoreHandle store not None):
+    """[(log, ns by which a sync that holds its appends back is late, or 0, longest wait of a record in ns)] of the logs
+    of a store that this process has written to."""
+    cdef LogHandle log
+    cdef StoreWriters writers = _stores.get(store)
+    found = []
+    if writers is None:
+        return found
+    for log in list(writers.logs):
+        kept = log.kept
+        if kept is not None and (<Kept>kept).entry != NULL:
+            found.append((log, ps_kept_late_ns((<Kept>kept).entry), ps_kept_lag_ns_max((<Kept>kept).entry)))
+    return found
+
+
 add_fork_hooks(before_fork, after_fork_parent, after_fork_child)
 set_dirty_hook(found_dirty)
 set_drop_hook(dropped)
+set_options_hook(altered)
 
 
 # ---- appending --------------------------------------------------------------------------------------
@@ -199,8 +230,8 @@ cdef object too_large(LogHandle log, const ps_columns *columns, const ps_error *
         why = err[0]
         return BatchTooLargeError(why.what.decode("utf-8", "replace"), topic=log.topic, partition=log.partition)
     return BatchTooLargeError(
-        f"one batch of {columns.count} records takes {needed} bytes: a segment of this topic holds {limit}; append "
-        "less at a time, use a producer's send_many, or create the topic with a larger segment_bytes=",
+        f"one batch of {columns.count} records takes {needed} bytes: this topic takes {limit}; append less at a time, "
+        "use a producer's send_many, or alter the topic: a larger segment_bytes= or max_message_bytes=",
         topic=log.topic, partition=log.partition)
 
 
@@ -246,12 +277,16 @@ cdef int append_columns(LogHandle log, const ps_columns *columns, uint32_t codec
         deadline = ps_os_monotonic_ns() + timeout_ns
     if ps_kept_is_behind(kept):
         wait_for_sync(log, kept, deadline)
+    while ps_log_is_late(log.log) and (deadline < 0 or ps_os_monotonic_ns() < deadline):
+        with nogil:
+            ps_log_catch_up(log.log)
+        PyErr_CheckSignals()
     ps_frame_meta_init(&proto)
     if origin != NULL:
         proto.producer_id = origin.producer_id
         proto.producer_epoch = origin.producer_epoch
         proto.base_sequence = origin.base_sequence
-    if log.schema.log_append_time:
+    if ps_log_stamps(log.log):
         proto.attributes |= PS_ATTR_LOG_APPEND_TIME
     if hold:
         status = ps_frame_prepare(columns, &proto, codec, frame_max, scratch.data, scratch.bytes, &batch, &err)
@@ -295,25 +330,29 @@ def append_batch(LogHandle log not None, values, keys=None, headers=None, timest
     cdef Appended appended
     cdef Origin by
     cdef uint32_t frame_max
+    if schema is None:
+        schema = log.schema
     log.check()
     if origin is not None:
         by.producer_id, by.producer_epoch, by.base_sequence = origin
         if by.producer_id < 0 or by.producer_epoch < 0 or by.base_sequence < 0:
             raise ValueError(f"origin={origin}: must not be negative")
-    given.open(schema or log.schema, values, keys, headers, timestamps, parse_time)
+    given.open(schema, values, keys, headers, timestamps, parse_time)
     if given.count == 0:
         return ps_log_end_offset(log.log)
     if given.count > PS_RECORDS_PER_BATCH_MAX:
         raise BatchTooLargeError(f"{given.count} records are more than one batch holds, {PS_RECORDS_PER_BATCH_MAX}",
                                  topic=log.topic, partition=log.partition)
+    if ps_log_needs_keys(log.log):
+        given.check_keys()
     frame_max = ps_log_frame_bytes_max(log.log)
     given.check_records(frame_max)
-    given.check_batch(log.schema.codec, frame_max)
+    given.check_batch(schema.codec, frame_max)
     given.take(0, given.count, NULL, &columns)
     scratch.data = NULL
     scratch.bytes = 0
     try:
-        append_columns(log, &columns, log.schema.codec, &by if origin is not None else NULL, &scratch,
+        append_columns(log, &columns, schema.codec, &by if origin is not None else NULL, &scratch,
                        timeout_ns, &appended)
         return appended.base_offset
     finally:

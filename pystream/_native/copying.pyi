@@ -1,0 +1,6 @@
+from pystream._native.batch import Batch
+from pystream._native.log import LogHandle
+
+class BatchWriter:
+    def __init__(self, log: LogHandle, codec: int, keyed: bool) -> None: ...
+    def append(self, batch: Batch) -> int: ...
