@@ -27,13 +27,13 @@ def blob():
     return np.frombuffer(data.numbers(SENDS * STORED_BYTES), np.uint8)
 
 
-def stores(track, size, work):
-    """The floor `work(file, way)` for each way of storing `size` bytes."""
+def stores(track, size, work, batches=0):
+    """The floor `work(file, way)` for each way of storing `size` bytes, in so many batches with headers."""
     ways = {"populate, memcpy": "POPULATE", "pwrite": "PWRITE"}
 
     def runner(way):
         def prepare():
-            file = track.file(size + (64 << 10))
+            file = track.file(size + batches * 256 + (64 << 10))
             return lambda: work(file, way)
 
         return prepare
@@ -129,7 +129,8 @@ def test_send_sustained(track, values, blob):
 
     size = blob.nbytes * SUSTAINED_PASSES
     row = Row("`send` loop, 100 B, sustained, on the disk at the end", "ratio", 0.9, "GB/s", size)
-    floors = {f"{name}, fdatasync": f for name, f in stores(track, size, floor).items()}
+    ways = stores(track, size, floor, SUSTAINED_PASSES * (blob.nbytes // BATCH_BYTES + 1))
+    floors = {f"{name}, fdatasync": f for name, f in ways.items()}
     track.race(row, prepare, floors, rounds=3)
 
 
@@ -168,7 +169,7 @@ def test_append_array(track, block):
 
     label = f"{block >> 10} KiB" if block < 1 << 20 else f"{block >> 20} MiB"
     row = Row(f"`append` of an array, {label}", "ratio", 0.9, "GB/s", array.nbytes)
-    floors = {f"xxh3, {name}": f for name, f in stores(track, array.nbytes, floor).items()}
+    floors = {f"xxh3, {name}": f for name, f in stores(track, array.nbytes, floor, len(blocks)).items()}
     track.race(row, prepare, floors)
 
 
@@ -189,7 +190,8 @@ def test_append_arrow(track, values, blob):
         file.append_blocks(blob, BATCH_BYTES, way)
 
     row = Row("`append` of an Arrow column, 256 KiB", "ratio", 0.9, "GB/s", blob.nbytes)
-    floors = {f"xxh3, {name}": f for name, f in stores(track, blob.nbytes, floor).items()}
+    ways = stores(track, blob.nbytes, floor, blob.nbytes // BATCH_BYTES + 1)
+    floors = {f"xxh3, {name}": f for name, f in ways.items()}
     track.race(row, prepare, floors)
 
 
@@ -214,12 +216,13 @@ def test_append_one(track, values, held):
             file.append_blocks(value, 100, way)
 
     row = Row("`append` of one record, 100 B" + ", partition held" * held, "none", 0, "ns", len(some))
-    floors = {f"call, xxh3, {name}": f for name, f in stores(track, len(some) * 100, floor).items()}
+    ways = stores(track, len(some) * 100, floor, len(some))
+    floors = {f"call, xxh3, {name}": f for name, f in ways.items()}
     track.race(row, prepare, floors)
 
 
 def test_append_sync(track, values):
-    count, frame_bytes = 60, 192 + 128  # what one record of 100 B takes in a segment
+    count, frame_bytes = 1000, 192 + 128  # what one record of 100 B takes in a segment
 
     def prepare():
         append = track.topic(warm=[b"first"], durability="sync").partition(0).append
@@ -240,7 +243,7 @@ def test_append_sync(track, values):
     track.race(row, prepare, {"pwrite, fdatasync": floor}, rounds=9)
 
 
-EVENTS = data.scale("EVENTS", 400_000)
+EVENTS = data.scale("EVENTS", 2_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +270,7 @@ def test_append_lz4(track, events):
         file.compress_blocks(text, text.nbytes // len(events), way)
 
     row = Row("`append` of lists of JSON, LZ4", "none", 0, "GB/s", text.nbytes)
-    floors = {f"LZ4, xxh3, {name}": f for name, f in stores(track, text.nbytes, floor).items()}
+    floors = {f"LZ4, xxh3, {name}": f for name, f in stores(track, text.nbytes, floor, len(events)).items()}
     track.race(row, prepare, floors)
 
 

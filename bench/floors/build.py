@@ -49,7 +49,11 @@ def build() -> Path:
 
 def load() -> ModuleType:
     """The floors, built if need be."""
-    path = build()
+    return load_from(build())
+
+
+def load_from(path: str | Path) -> ModuleType:
+    """The floors, from where build() has put them: for other processes of the same run."""
     spec = importlib.util.spec_from_file_location("floors", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ps_format.h"
 #include "ps_os.h"
 
 #define PAGE 4096u
@@ -77,15 +78,31 @@ int floor_sync(floor_file *file) { return ps_os_sync_data(&env, file->fd); }
 /* Where a checksum goes, so that the compiler cannot leave it out. */
 static volatile uint64_t checked;
 
-int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
-                        floor_way way) {
-  for (uint64_t at = 0; at < bytes; at += block) {
-    uint64_t n = bytes - at < block ? bytes - at : block;
-    checked = ps_hash(data + at, n);
-    int rc = floor_store(file, data + at, n, way);
-    if (rc < 0) return rc;
+/* A batch of any log has a header, and its place is not a multiple of pages: with what the kernel does for
+ * blocks that are, no log can be compared. */
+static int store_batch(floor_file *file, const uint8_t *data, uint64_t n, floor_way way) {
+  static const uint8_t header[PS_FRAME_HEADER_BYTES] = {1};
+  uint64_t at = ps_align_up(file->end, PS_ALIGN);
+  if (at + sizeof header + n > file->bytes) return -ENOSPC;
+  file->end = at;
+  if (way == FLOOR_PWRITE) {
+    const ps_piece pieces[] = {{header, sizeof header}, {data, n}};
+    file->end += sizeof header + n;
+    return ps_os_pwritev_all(&env, file->fd, pieces, 2, (int64_t)at);
   }
-  return 0;
+  int rc = floor_store(file, header, sizeof header, way);
+  return rc < 0 ? rc : floor_store(file, data, n, way);
+}
+
+int floor_store_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way,
+                       bool checksum) {
+  int rc = 0;
+  for (uint64_t at = 0; at < bytes && rc == 0; at += block) {
+    uint64_t n = bytes - at < block ? bytes - at : block;
+    if (checksum) checked = ps_hash(data + at, n);
+    rc = store_batch(file, data + at, n, way);
+  }
+  return rc;
 }
 
 int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
@@ -96,7 +113,7 @@ int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes,
         LZ4_compress_default((const char *)data + at, (char *)scratch, (int)n, LZ4_compressBound((int)n));
     if (packed <= 0) return -EINVAL;
     checked = ps_hash(scratch, (size_t)packed);
-    int rc = floor_store(file, scratch, (uint64_t)packed, way);
+    int rc = store_batch(file, scratch, (uint64_t)packed, way);
     if (rc < 0) return rc;
     *stored += (uint64_t)packed;
   }

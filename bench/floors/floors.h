@@ -32,9 +32,12 @@ void floor_file_drop(floor_file *file);
 int floor_store(floor_file *file, const void *data, uint64_t n, floor_way way);
 int floor_sync(floor_file *file); /* fdatasync */
 
-/* For each `block` bytes of data: checksum, store. */
-int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way);
-/* The same through LZ4; scratch holds LZ4_compressBound(block). Adds the compressed sizes to *stored. */
+/* For each `block` bytes of data: checksum, if asked for, store behind a header of 192 bytes, at a multiple
+ * of 64. */
+int floor_store_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way,
+                       bool checksum);
+/* The same with checksums, through LZ4; scratch holds LZ4_compressBound(block). Adds the compressed sizes to
+ * *stored. */
 int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
                           uint8_t *scratch, floor_way way, uint64_t *stored);
 /* `count` times: write `bytes` at the next multiple of `stride`, fdatasync. */

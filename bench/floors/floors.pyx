@@ -41,9 +41,9 @@ cdef extern from "floors.h" nogil:
     int floor_file_view(const char *path, floor_file *out)
     void floor_file_drop(floor_file *file)
     int floor_store(floor_file *file, const void *data, uint64_t n, floor_way way)
+    int floor_store_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block, floor_way way,
+                           bint checksum)
     int floor_sync(floor_file *file)
-    int floor_append_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
-                            floor_way way)
     int floor_compress_blocks(floor_file *file, const uint8_t *data, uint64_t bytes, uint64_t block,
                               uint8_t *scratch, floor_way way, uint64_t *stored)
     int floor_sync_loop(floor_file *file, const void *data, uint64_t bytes, uint64_t stride, uint64_t count)
@@ -177,7 +177,7 @@ cdef class File:
         """Checksum and store `data`, `block` bytes at a time."""
         cdef int rc
         with nogil:
-            rc = floor_append_blocks(&self.file, &data[0], <uint64_t>data.shape[0], block, <floor_way>way)
+            rc = floor_store_blocks(&self.file, &data[0], <uint64_t>data.shape[0], block, <floor_way>way, True)
         check(rc, self.path)
 
     def compress_blocks(self, const uint8_t[::1] data, uint64_t block, int way):
@@ -195,14 +195,10 @@ cdef class File:
         return stored
 
     def store(self, const uint8_t[::1] data, uint64_t block, int way):
-        """Store without a checksum: memcpy or pwrite alone."""
-        cdef uint64_t at = 0, n, total = <uint64_t>data.shape[0]
-        cdef int rc = 0
+        """Store blocks with a header each, without a checksum: memcpy or pwrite alone."""
+        cdef int rc
         with nogil:
-            while at < total and rc == 0:
-                n = min(block, total - at)
-                rc = floor_store(&self.file, &data[at], n, <floor_way>way)
-                at += n
+            rc = floor_store_blocks(&self.file, &data[0], <uint64_t>data.shape[0], block, <floor_way>way, False)
         check(rc, self.path)
 
     def sync(self):
