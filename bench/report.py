@@ -36,7 +36,8 @@ turns; ± is the interquartile range by the median. Every contestant writes as m
 for each block of records, whose size is named above the table; records: one call, or one step of a
 loop, for each. Writing ends when all is done as the column "done when" says, reading when every value
 was seen, as `bytes` but for "columns". Cold: before reading, everything was closed (servers stopped),
-synced, and the kernel asked to drop the files' pages (`POSIX_FADV_DONTNEED`). In the last lines of each
+synced, read through once so that a virtual machine's memory is there, and the kernel asked to drop the
+files' pages (`POSIX_FADV_DONTNEED`); the floors read cold, too. In the last lines of each
 table the floor is the faster of the two, and the best rival is the fastest that Python drives.
 """
 

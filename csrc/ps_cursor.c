@@ -182,10 +182,14 @@ ps_status ps_cursor_seek(ps_log *log, ps_cursor *cursor, int64_t offset, ps_erro
   return PS_OK;
 }
 
-/* Checksum of the body, and for a raw one the columns too: once per segment and process. */
-static ps_status verify(const ps_cursor *cursor, const ps_frame_meta *meta, ps_error *err) {
+/* Checksum of the body, and for a raw one the columns too: once per segment and process. Of a poisoned
+ * partition each time: after a failed sync the kernel may have let go of a page, and reads what the disk has.
+ */
+static ps_status verify(const ps_log *log, const ps_cursor *cursor, const ps_frame_meta *meta,
+                        ps_error *err) {
   ps_segment *segment = cursor->segment;
-  if (PS_LIKELY(ps_segment_is_verified(segment, cursor->position))) return PS_OK;
+  if (PS_LIKELY(ps_segment_is_verified(segment, cursor->position) && ps_head_poison(log->head) == 0))
+    return PS_OK;
   const uint8_t *p = segment->map + cursor->position;
   ps_columns columns;
   bool sound = ps_frame_body_ok(p, meta);
@@ -243,7 +247,7 @@ ps_status ps_cursor_next(ps_log *log, ps_cursor *cursor, ps_frame_view *view, ps
     status = status == PS_VERSION ? newer_frame(cursor, err) : next_segment(log, cursor, err);
     if (status != PS_OK) return explain(log, cursor->next_offset, status, err);
   }
-  ps_status status = verify(cursor, &view->meta, err);
+  ps_status status = verify(log, cursor, &view->meta, err);
   if (status != PS_OK) return status;
   view->segment = cursor->segment;
   view->position = cursor->position;

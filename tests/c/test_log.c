@@ -71,6 +71,35 @@ static void test_checked_once(void) {
   close_handle(h);
 }
 
+/* What was checked once is believed until a sync fails: from then on each read checks anew. */
+static void test_checked_anew_once_poisoned(void) {
+  enum { FRAMES = 6, HURT = 3 };
+  for (int in_order = 0; in_order < 2; in_order++) {
+    fresh_directory();
+    handle h = open_with(&plain);
+    for (int i = 0; i < FRAMES; i++) must_append(h.log, 1, 100);
+    ps_cursor cursor;
+    ps_frame_view view;
+    ps_error err = {0};
+    ps_cursor_init(&cursor);
+    int from = in_order ? 0 : 2;
+    CHECK_EQ(ps_cursor_seek(h.log, &cursor, from, &err), PS_OK);
+    for (int i = from; i < FRAMES; i++) {
+      CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+      if (i == HURT) flip(segment_path(0), (int64_t)view.position + PS_FRAME_HEADER_BYTES + 20);
+    }
+    for (int poisoned = 0; poisoned < 2; poisoned++) {
+      if (poisoned) ps_log_poison(h.log, EIO);
+      CHECK_EQ(ps_cursor_seek(h.log, &cursor, from, &err), PS_OK);
+      for (int i = from; i < HURT; i++) CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), PS_OK);
+      CHECK_EQ(ps_cursor_next(h.log, &cursor, &view, &err), poisoned ? PS_CORRUPT : PS_OK);
+    }
+    CHECK_EQ(err.offset, HURT);
+    ps_cursor_clear(&cursor);
+    close_handle(h);
+  }
+}
+
 static void test_largest_batch(void) {
   fresh_directory();
   handle h = open_with(&plain);
@@ -341,6 +370,7 @@ static void test_death_after_sync(void) {
 static void everything(void) {
   RUN(test_append_roll_read);
   RUN(test_checked_once);
+  RUN(test_checked_anew_once_poisoned);
   RUN(test_largest_batch);
   RUN(test_reopen);
   RUN(test_find_time);
