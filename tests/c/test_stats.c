@@ -147,15 +147,6 @@ static void test_a_log_that_starts_inside(void) {
   ps_stats_free(&stats);
 }
 
-static void overwrite(const char *name, uint64_t at, const void *bytes, size_t count) {
-  char path[512];
-  snprintf(path, sizeof path, "%s/%s", directory, name);
-  int fd = open(path, O_WRONLY);
-  CHECK(fd >= 0);
-  CHECK_EQ(pwrite(fd, bytes, count, (off_t)at), (ssize_t)count);
-  close(fd);
-}
-
 /* Any byte of any file may be any other: it ends, without reading where it must not. */
 static void test_damaged_bytes(void) {
   fresh_directory();
@@ -163,19 +154,20 @@ static void test_damaged_bytes(void) {
   handle h = open_with(&plain);
   for (int i = 0; i < 12; i++) must_append(h.log, 10, 1500);
   close_handle(h);
-  char names[16][256];
+  char paths[16][512];
   size_t count = 0;
   DIR *dir = opendir(directory);
   struct dirent *entry;
   CHECK(dir != NULL);
   while ((entry = readdir(dir)) != NULL)
-    if (entry->d_name[0] != '.' && count < 16) snprintf(names[count++], 256, "%s", entry->d_name);
+    if (entry->d_name[0] != '.' && count < 16)
+      snprintf(paths[count++], sizeof *paths, "%s/%s", directory, entry->d_name);
   closedir(dir);
   for (int round = 0; round < 600; round++) {
     uint8_t junk[64];
     random_fill(junk, sizeof junk);
-    const char *name = names[random_below((uint32_t)count)];
-    overwrite(name, random_below(round % 3 ? 600 : 60000), junk, 1 + random_below(sizeof junk));
+    const char *path = paths[random_below((uint32_t)count)];
+    overwrite(path, random_below(round % 3 ? 600 : 60000), junk, 1 + random_below(sizeof junk));
     ps_stats stats = begin();
     for (int i = 0; i < 2; i++) {
       ps_stats_wanted wanted = {.exact = i == 0,
