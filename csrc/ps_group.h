@@ -11,11 +11,14 @@
  *  G2  A member's file is stored to by that member alone, but for `fenced`; it is never used by another one.
  *      So what a fenced member still stores is seen by nobody.
  *  G3  `fenced` is set before the marks are read for the state that removes the member; a commit stores its
- * mark before it looks at `fenced`, with a seq_cst fence between on both sides. So a commit either is in that
- *      state, or its member sees that it is fenced: none is acknowledged and lost.
- *  G4  Marks and beats are stored to only within space that was allocated: a full disk is an error, no
- * signal. G5  `signal` changes after `state` does; who waits has read `signal` before `state`. So no change
- * is slept through, but for that of one who died between the two: waits are cut for him. */
+ *      mark before it looks at `fenced`, with a seq_cst fence between on both sides. So a commit either is in
+ *      that state, or its member sees that it is fenced: none is acknowledged and lost.
+ *  G4  Marks and beats are stored to only within space that was allocated: a full disk is an error, and no
+ *      signal.
+ *  G5  `signal` changes after `state` does; who waits has read `signal` before `state`. So no change is
+ *      slept through, but for that of one who died between the two: waits are cut for him.
+ *  G6  Who tells others what a mark says looks at `fenced` after reading it, with the same fence between.
+ *      Unset: the mark is in the state that removes the member. Set: it may have come too late for that. */
 #ifndef PS_GROUP_H
 #define PS_GROUP_H
 
@@ -79,7 +82,7 @@ static inline void ps_member_fence(uint8_t *page) {
   __atomic_store_n((uint64_t *)(page + PS_MEMBER_FENCED_OFF), PS_MEMBER_FENCED, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-/* Whether what was stored to the marks before counts. */
+/* Whether what was stored to the marks, or read from them, before counts (G3, G6). */
 static inline bool ps_member_confirm(const uint8_t *page) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   return __atomic_load_n((const uint64_t *)(page + PS_MEMBER_FENCED_OFF), __ATOMIC_SEQ_CST) == 0;

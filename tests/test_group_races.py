@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -49,9 +50,14 @@ def open_group(store: pystream.Store) -> SharedGroup:
 
 def put_out(store: pystream.Store, consumer: pystream.Consumer) -> None:
     """As another member does that finds it silent."""
+    put_out_silently(store, consumer)
+    open_group(store).control.notify()
+
+
+def put_out_silently(store: pystream.Store, consumer: pystream.Consumer) -> None:
+    """As one that is killed before it can say so."""
     group = open_group(store)
     Peer(group.control, group.member_file(consumer.member_id or "")).fence()
-    group.control.notify()
 
 
 class Between:
@@ -66,6 +72,85 @@ class Between:
         if first is not None:
             first()
         return self.function(*arguments, **options)
+
+
+# ---- a member that is put out ---------------------------------------------------------------------
+
+
+def looks(store: pystream.Store) -> int:
+    return store.group("g").committed()[pystream.TopicPartition(*P)].offset
+
+
+def put_out_slowly(
+    store: pystream.Store, consumer: pystream.Consumer, meanwhile: Callable[[], object]
+) -> int:
+    """Put the member out; once its marks are read, something else happens. Returns how often they were."""
+    group, times = open_group(store), 0
+
+    def edit(state: State) -> bool:
+        nonlocal times
+        removed = group.remove_members(state, {consumer.member_id or ""})
+        times += 1
+        if times == 1:
+            meanwhile()
+        return removed
+
+    group.change(edit)
+    return times
+
+
+@pytest.mark.parametrize("mode", ["rw", "r"])
+def test_what_was_seen_committed_stays_so(store, path, mode):
+    """A commit that comes too late for who puts the member out is seen by nobody, or never taken back."""
+    fill(store, partitions=1, records=10)
+    seen = []
+    with join(store, auto_commit=False) as consumer, pystream.open(path, mode=mode) as observing:
+        assert consumer.poll() is not None
+        consumer.commit({P: 3})
+        assert looks(observing) == 3
+
+        def commit_and_look() -> None:
+            with pytest.raises(pystream.FencedMemberError):
+                consumer.commit({P: 7})
+            if mode == "rw":
+                seen.append(looks(observing))
+            else:
+                reader.start()
+                reader.join(0.02)
+
+        reader = threading.Thread(target=lambda: seen.append(looks(observing)))
+        assert put_out_slowly(store, consumer, commit_and_look) == (2 if mode == "rw" else 1)
+        if mode == "r":
+            reader.join()
+        assert looks(store) == looks(observing) == seen[0]
+
+
+def test_who_cannot_write_does_not_wait_for_ever(store, path):
+    """Who puts the member out is dead: its marks are what the next one will take."""
+    fill(store, partitions=1, records=10)
+    with store.consumer(group="g") as consumer, pystream.open(path, mode="r") as observing:
+        consumer.subscribe("t")
+        consumer.poll()
+        consumer.commit({P: 4})
+        put_out_silently(store, consumer)
+        began = time.monotonic()
+        assert looks(observing) == 4
+        assert time.monotonic() - began < 5
+
+
+def test_a_full_disk_hides_no_offsets(store, monkeypatch):
+    fill(store, partitions=1, records=10)
+    with join(store, auto_commit=False) as consumer:
+        consumer.poll()
+        consumer.commit({P: 4})
+        put_out_silently(store, consumer)
+
+        def full(*arguments: object) -> None:
+            raise OSError(errno.ENOSPC, "no space", "state")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shared.SharedGroup, "_new_file", full)
+            assert looks(store) == 4
 
 
 # ---- files that are swept -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pystream.errors import GroupNotEmptyError, GroupNotFoundError, OptionError
 from pystream.group.documents import Committed, Key, State
 from pystream.group.offsets import SAVE_PATIENCE_S, save_in_time
 from pystream.group.shared import Gone, SharedGroup, finish_deletion
-from pystream.group.sharing import follow_names, is_dead, remove
+from pystream.group.sharing import follow_names, is_dead
 from pystream.places import OffsetAndMetadata, TopicPartition
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class Group:
         def edit(state: State) -> bool:
             changes.clear()
             if not dry_run:
-                remove(group, state, [member for member in state.members if is_dead(group, member)])
+                group.remove_members(state, [member for member in state.members if is_dead(group, member)])
             self._refuse_owned(state, places)
             committed = group.committed() if dry_run else state.committed
             for key, where in places.items():
@@ -332,7 +332,7 @@ class Group:
         group = self._open()
 
         def edit(state: State) -> bool:
-            remove(group, state, [member for member in state.members if is_dead(group, member)])
+            group.remove_members(state, [member for member in state.members if is_dead(group, member)])
             if state.members:
                 pids = ", ".join(sorted({str(entry.pid) for entry in state.members.values()}))
                 raise GroupNotEmptyError(

@@ -39,7 +39,6 @@ from pystream.group.sharing import (
     catalog,
     check_company,
     other_processes,
-    remove,
     share_out,
     target_by_hand,
     this_process,
@@ -181,7 +180,7 @@ class Membership:
 
         def edit(state: State) -> bool:
             gone.update(self._dead(state))
-            remove(self._shared, state, gone)
+            self._shared.remove_members(state, gone)
             check_company(state, self.member_id, self.options, is_static=self._static is not None)
             state.assignor = self.options.assignor
             return self._share_out(state)
@@ -328,7 +327,7 @@ class Membership:
 
     def _reform(self, gone: set[str]) -> None:
         def edit(state: State) -> bool:
-            removed = remove(self._shared, state, gone)
+            removed = self._shared.remove_members(state, gone)
             mine = state.members.get(self.member_id)
             if mine is None:
                 return removed
@@ -434,7 +433,7 @@ class Membership:
     def _lose(self) -> None:
         """We were put out, and the others have what was ours: join anew."""
         with suppress(Gone):  # whoever fenced us may have died before it harvested: our marks are to count
-            self._shared.change(lambda state: remove(self._shared, state, {self.member_id}))
+            self._shared.change(lambda state: self._shared.remove_members(state, {self.member_id}))
         where = list(self._keys)
         self._drop_readers(where)
         self._slots.clear()

@@ -14,7 +14,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
@@ -23,7 +23,7 @@ from uuid import UUID
 from pystream import metadata
 from pystream._native.group import Control, Member, Peer, head_durable, random_id
 from pystream._native.log import StoreHandle
-from pystream.errors import CorruptLogError, FormatVersionError, GroupNotFoundError
+from pystream.errors import CorruptLogError, FormatVersionError, GroupNotFoundError, StorageError
 from pystream.group.documents import Claim, Committed, Key, State, decode, encode
 
 GROUPS_DIRECTORY: Final = "groups"
@@ -33,6 +33,10 @@ _STATE: Final = "state+"
 _MEMBER: Final = "member+"
 _TEMPORARY: Final = ".tmp+"
 _TOMBSTONE: Final = ".deleted+"
+
+DOUBT_S: Final = 0.25
+"""How long committed offsets of a member that is being put out are waited for, where they cannot be settled:
+writing a document takes less than a millisecond, unless who does it is stopped."""
 
 
 def groups_directory(store_path: str) -> str:
@@ -374,10 +378,33 @@ class SharedGroup:
                     state.committed[key] = Committed(mark, claim.epoch, "", now)
                 del state.claims[key]
 
+    def remove_members(self, state: State, gone: Collection[str]) -> bool:
+        """Take members out of a state, what they have consumed being committed. Whether one was in it."""
+        removed = False
+        for member in gone:
+            if member not in state.members:
+                continue
+            peer = self.peer(member)
+            if peer is not None:
+                peer.fence()  # before its marks are read (G3 in ps_group.h)
+                self.control.point("group.fenced")
+            self.harvest(state, member)
+            del state.members[member]
+            removed = True
+        return removed
+
     # ---- committed offsets ------------------------------------------------------------------------
 
     def committed(self) -> dict[Key, Committed]:
-        """Every committed offset, marks of members included."""
+        """Every committed offset, marks of members included; none of them is taken back.
+
+        What a member marks once it is fenced may count or not (G6): that is known when it is out of the
+        state, and whoever asks takes it out. Who cannot write waits for it, `DOUBT_S` seconds at most.
+
+        Raises:
+            Gone: the group was deleted.
+        """
+        until = time.monotonic() + DOUBT_S
         while True:
             current, state = self._load()
             offsets = dict(state.committed)
@@ -385,8 +412,24 @@ class SharedGroup:
             for key, claim in state.claims.items():
                 if (mark := self.mark_of(claim)) >= 0:
                     offsets[key] = Committed(mark, claim.epoch, "", now)
-            if self.control.state == current:
+            doubtful = self._doubtful(state)
+            if self.control.state != current:
+                continue
+            if not doubtful or time.monotonic() >= until:
                 return offsets
+            self._resolve(doubtful)
+
+    def _doubtful(self, state: State) -> set[str]:
+        """The members whose marks, read before, may be none that count."""
+        owners = {claim.member: self._peers.get(claim.member) for claim in state.claims.values()}
+        return {member for member, peer in owners.items() if peer is not None and not peer.confirms()}
+
+    def _resolve(self, fenced: set[str]) -> None:
+        if not self.store.read_only:
+            with suppress(StorageError):  # a full disk, say, which is none to those who only look
+                self.change(lambda state: self.remove_members(state, fenced))
+                return
+        time.sleep(0.001)
 
     def save(self) -> bool:
         """Make the committed offsets durable, as far as their logs are. False: another process is at it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -77,22 +77,6 @@ def is_dead(group: SharedGroup, member: str) -> bool:
     peer = group.peer(member)
     with metadata.storage_errors(group.path):
         return peer is None or peer.is_fenced or not peer.alive
-
-
-def remove(group: SharedGroup, state: State, gone: Collection[str]) -> bool:
-    """Take members out of a state, what they have consumed being committed. Whether one was in it."""
-    removed = False
-    for member in gone:
-        if member not in state.members:
-            continue
-        peer = group.peer(member)
-        if peer is not None:
-            peer.fence()  # before its marks are read (G3 in ps_group.h)
-            group.control.point("group.fenced")
-        group.harvest(state, member)
-        del state.members[member]
-        removed = True
-    return removed
 
 
 def other_processes(state: State) -> frozenset[int]:

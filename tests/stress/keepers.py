@@ -197,7 +197,8 @@ def tidier(actor: Actor) -> None:
             except pystream.LockTimeoutError:
                 continue
             for problem in report.problems:
-                actor.history.note("error", f"maintain: {problem}")
+                if not problem.error.startswith("LockTimeoutError"):  # who trims there may be stopped
+                    actor.history.note("error", f"maintain: {problem}")
             actor.history.note("tidied", report.segments_removed, report.records_removed)
             actor.pause(0.05)
 

@@ -351,6 +351,10 @@ cdef class Peer:
         """Whether somebody has removed it."""
         return ps_member_is_fenced(self.page)
 
+    def confirms(self):
+        """Whether all that its marks were seen to say counts: it was not removed before."""
+        return ps_member_confirm(self.page)
+
     def fence(self):
         """From now on nothing that the member marks counts, but for what `mark` gives."""
         ps_member_fence(self.page)
