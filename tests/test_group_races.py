@@ -153,6 +153,17 @@ def test_a_full_disk_hides_no_offsets(store, monkeypatch):
             assert looks(store) == 4
 
 
+def test_a_group_that_is_just_being_made(store, path):
+    """Its file is there, and nothing in it: who only looks finds no group yet."""
+    fill(store, partitions=1, records=10)
+    (path / "groups/g").mkdir(parents=True)
+    (path / "groups/g/control").touch()
+    with pystream.open(path, mode="r") as observing, pytest.raises(pystream.GroupNotFoundError):
+        observing.group("g").committed()
+    with join(store) as consumer:
+        assert consumer.poll() is not None
+
+
 # ---- files that are swept -------------------------------------------------------------------------
 
 

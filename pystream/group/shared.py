@@ -113,11 +113,12 @@ class SharedGroup:
         )
 
     def _open(self, create: bool) -> Control:
+        file = os.path.join(self.path, CONTROL_FILE)
         if create:
             os.makedirs(self.path, exist_ok=True)
-        elif not os.path.isfile(os.path.join(self.path, CONTROL_FILE)):
-            raise self._not_found()
-        control = Control(self.store, os.path.join(self.path, CONTROL_FILE))
+        elif not os.path.isfile(file) or (self.store.read_only and os.path.getsize(file) == 0):
+            raise self._not_found()  # or not made yet
+        control = Control(self.store, file)
         if not self.store.read_only and control.verdict != "sound":
             control.lock_gate()  # not for long: whoever has it only writes two files
             try:

@@ -44,6 +44,8 @@ POINTS: Final = (
 
 PINNED_S: Final = 3.0
 """How long a process that is not idle may have a file open that another has removed or replaced."""
+PINNED_LOOKS: Final = 8
+"""And how often it looks meanwhile: who was stopped, or hardly ran, has had no time to let go."""
 
 
 def create(path: str) -> None:
@@ -404,7 +406,7 @@ def tell(actor: Actor, name: str, view: pystream.Latest) -> None:
 def watcher(actor: Actor) -> None:
     """Follows all of it, and looks which files it has open that are gone: they are to be let go of."""
     with pystream.open(actor.path, create=False, maintenance=False) as store:
-        first: dict[str, float] = {}
+        first: dict[str, tuple[float, int]] = {}  # when each was seen to be gone, and how many looks ago
         with store.consumer(start="latest", out_of_range="latest", timeout=0.02) as consumer:
             consumer.assign(PARTITIONS)
             while not actor.over:
@@ -412,10 +414,12 @@ def watcher(actor: Actor) -> None:
                     consumer.poll(timeout=0.02)
                 now = time.monotonic()
                 gone = deleted_maps(actor.path)
-                first = {file: first.get(file, now) for file in gone}
-                for file in [file for file, since in first.items() if now - since > PINNED_S]:
-                    actor.history.note("pinned", file)
-                    first[file] = now + 1e9
+                first = {file: first.get(file, (now, 0)) for file in gone}
+                for file, (since, looks) in list(first.items()):
+                    first[file] = since, looks + 1
+                    if now - since > PINNED_S and looks > PINNED_LOOKS:
+                        actor.history.note("pinned", file)
+                        first[file] = now + 1e9, 0
 
 
 def deleted_maps(path: str) -> set[str]:
