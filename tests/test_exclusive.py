@@ -104,6 +104,26 @@ def test_another_process(topic, ending):
     assert values(topic) == [b"theirs", b"mine"]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_waits_for_the_partition_is_what_was_given(topic, count):
+    """Whatever becomes of the list meanwhile: an item that is on its way must not be freed with it."""
+    life = Life(lives.hold_partition, topic._store.path)
+    assert life.receive() == "held"
+    given, fill = [bytes([i]) * 3000 for i in range(count)], []
+    waiter = threading.Thread(target=topic.partition(0).append, args=(given,))
+    waiter.start()
+    time.sleep(0.05)
+    given.clear()
+    fill += [b"\xff" * 2999 + bytes([i]) for i in range(64)]  # they take the place of what was freed
+    life.channel.send("let go")
+    assert life.receive() == "released"
+    waiter.join(10)
+    life.channel.send("end")
+    assert life.end() == 0
+    assert values(topic) == [b"theirs", *(bytes([i]) * 3000 for i in range(count))]
+    assert len(fill) == 64
+
+
 def test_stopped_is_not_dead(topic):
     life = Life(lives.hold_partition, topic._store.path)
     assert life.receive() == "held"

@@ -50,6 +50,7 @@ cdef class Source:
     cdef readonly Py_ssize_t count
     cdef object items         # list or tuple, or None
     cdef object owner         # keeps lent memory alive
+    cdef int32_t[2] ends      # offsets of a single item that is lent
     cdef Part *parts
     cdef Py_ssize_t part_count
     cdef Py_ssize_t part_at   # the part that was used last
@@ -66,7 +67,7 @@ cdef class Source:
     # Slot i itself: fills *p, answers its bytes, -1 = null. Only for lent memory and bytes.
     cdef int64_t peek(self, Py_ssize_t i, const uint8_t **p) except -2
     # Slots start .. start + count, or those named by `order`, as a column. *nulls = how many are null.
-    # Lent where possible, else copied once into buffers that last until the next take.
+    # Lent where possible (of a list, a single item), else copied once into buffers that last until the next take.
     cdef int take(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                   Py_ssize_t *nulls) except -1
 
@@ -84,6 +85,33 @@ cdef class Source:
     cdef int lend(self, Py_ssize_t start, Py_ssize_t count, ps_binary *out, Py_ssize_t *nulls) except -1
     cdef int gather(self, Py_ssize_t start, Py_ssize_t count, const uint32_t *order, ps_binary *out,
                     Py_ssize_t *nulls) except -1
+
+
+# The largest column of variable width: its offsets are 32 bits.
+cdef enum:
+    COLUMN_BYTES_MAX = 0x7fffffff
+
+# 1 if slot `at` of a list, all that a batch takes of it, could be lent as it lies: a record on its own is what
+# allocating and copying would cost most. Invariant: the item outlives whatever the list's owner does to it
+# meanwhile, for the source has a reference of its own.
+cdef inline bint lend_item(Source source, Py_ssize_t at, ps_binary *out) noexcept:
+    cdef PyObject *item
+    cdef Py_ssize_t size
+    if at >= PySequence_Fast_GET_SIZE(source.items):
+        return 0
+    item = PySequence_Fast_ITEMS(source.items)[at]
+    if not PyBytes_CheckExact(item):
+        return 0
+    size = PyBytes_GET_SIZE(item)
+    if size > COLUMN_BYTES_MAX or 0 <= source.width != size:
+        return 0
+    source.owner = <object>item
+    source.ends[0] = 0
+    source.ends[1] = <int32_t>size
+    out.data = <const uint8_t *>PyBytes_AS_STRING(item)
+    out.bytes = <uint32_t>size
+    out.offsets = source.ends if source.width < 0 else NULL
+    return 1
 
 
 # How far ahead items are fetched into the cache while the current one is looked at.
@@ -114,10 +142,6 @@ cdef int reserve(Buffer *buffer, size_t bytes) except -1
 
 cdef inline void set_bit(uint8_t *bits, Py_ssize_t i) noexcept nogil:
     bits[i >> 3] |= <uint8_t>(1 << (i & 7))
-
-# The largest column of variable width: its offsets are 32 bits.
-cdef enum:
-    COLUMN_BYTES_MAX = 0x7fffffff
 
 # Copy `count` items of a list one behind the other, as far as they are bytes and find room: how many. `ahead` is
 # how many there are, to be fetched into the cache.

@@ -88,7 +88,6 @@ cdef int64_t scalar_bytes(object value, str name, View *view, const uint8_t **da
     return view.len
 
 
-
 # ---- one column --------------------------------------------------------------------------------------
 
 cdef class Source:
@@ -347,6 +346,8 @@ cdef class Source:
         out.width = self.width
         nulls[0] = 0
         if self.items is None and order == NULL and count > 0 and self.lend(start, count, out, nulls):
+            return 0
+        if self.items is not None and count == 1 and lend_item(self, order[start] if order != NULL else start, out):
             return 0
         return self.gather(start, count, order, out, nulls)
 
