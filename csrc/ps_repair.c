@@ -39,6 +39,9 @@ static ps_status put(writer *w, const ps_frame_meta *meta, uint8_t *frame, ps_er
 /* Empty frames for the offsets up to `to`. */
 static ps_status put_nothing(writer *w, int64_t to, ps_error *err) {
   ps_status status = PS_OK;
+  if (to - w->next > PS_REPAIR_GAP_MAX) /* neither is negative */
+    return ps_fail(err, PS_TOO_LARGE, NULL,
+                   "more offsets are missing in a row than a log can have given out");
   while (status == PS_OK && w->next < to) {
     uint8_t frame[PS_FRAME_HEADER_BYTES];
     ps_prepared empty;

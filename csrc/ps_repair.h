@@ -8,6 +8,11 @@
 
 #include "ps_segment.h"
 
+/* Offsets that empty frames may stand for in one place: 2^50 take 2^18 frames, 48 MiB. It bounds the work
+ * where a header lies that has a good checksum all the same; ten million records a second take three years to
+ * come so far. */
+#define PS_REPAIR_GAP_MAX ((int64_t)1 << 50)
+
 typedef struct ps_repair_order {
   const ps_env *env;
   int from;             /* the old file, open for reading; -1: nothing of it is of use */
@@ -27,7 +32,7 @@ typedef struct ps_repair_outcome {
 
 /* Copy every sound frame to its new place, and sync the file. Batches are kept byte for byte, but for what
  * binds their headers to a place. PS_VERSION: a later version wrote something of it. PS_TOO_LARGE: it would
- * pass PS_SEGMENT_BYTES_MAX. On any failure the new file is of no use. */
+ * pass PS_SEGMENT_BYTES_MAX, or a gap PS_REPAIR_GAP_MAX. On any failure the new file is of no use. */
 ps_status ps_repair_segment(const ps_repair_order *order, ps_repair_outcome *out, ps_error *err);
 /* Make the index of the segment DIR/BASE20.log again. */
 ps_status ps_repair_index(const ps_env *env, const char *dir, int64_t base_offset, uint32_t interval_bytes,

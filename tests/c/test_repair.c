@@ -110,8 +110,14 @@ static void test_nothing(void) {
     tally t = must_be_sound("nothing");
     CHECK(t.end_offset == ends[i] && t.empty == ends[i] && t.records == 0 && out.lost == ends[i]);
   }
-  /* More gaps than a segment has room for: refused, not cut short. */
-  CHECK_EQ(rewrite(NULL, "nothing", INT64_MAX / 16, true, &out), PS_TOO_LARGE);
+  /* More than a log can have given out: refused at once, not cut short. */
+  CHECK_EQ(rewrite(NULL, "nothing", PS_REPAIR_GAP_MAX, true, &out), PS_OK);
+  CHECK(out.lost == PS_REPAIR_GAP_MAX && out.end_offset == PS_REPAIR_GAP_MAX);
+  struct stat made;
+  for (int64_t end = PS_REPAIR_GAP_MAX + 1; end > 0; end = end < INT64_MAX ? INT64_MAX : 0) {
+    CHECK_EQ(rewrite(NULL, "nothing", end, true, &out), PS_TOO_LARGE);
+    CHECK(stat("nothing", &made) == 0 && made.st_size == 0);
+  }
 }
 
 static void test_anything(void) {
