@@ -211,7 +211,7 @@ def test_prefork_loses_nothing_that_was_answered(tmp_path):
         r"client: 60 requests answered, and all in the log; logged without an answer: [01]", out[0]
     )
     assert out[1:] == [
-        "server: 1 worker killed, and replaced",
+        "server: 1 worker killed",
         "pool by fork: 60 squares, each where the worker said",
         "pool by spawn: 60 squares, each where the worker said",
         "inherited handles: ForkedError in the child, and the parent's record written once",

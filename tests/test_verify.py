@@ -19,6 +19,7 @@ import lives
 import pystream
 from harness import LONG, T0, Life, Snapshot, contents, quick_directory, rows
 from pystream import inspection, metadata, verification
+from pystream.checking import beside
 from pystream.inspected import Frame
 from pystream.verified import Finding, Report
 from test_damage import fill, frame_at, used_bytes
@@ -339,6 +340,20 @@ def test_a_disk_that_gives_nothing_back(sound: Sound, monkeypatch: pytest.Monkey
     assert lost(report) == set(range(len(sound.rows)))
     assert {found.remedy for found in report.damage} == {"backup"}
     assert all("Input/output error" in found.what for found in report.damage)
+
+
+def test_what_retention_takes_meanwhile(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that was checked, and is gone with its index before that is looked at."""
+
+    def taken(path: str, **options: Any) -> Any:
+        if path.endswith(sound.segments[0].with_suffix(".index").name):
+            Path(path).unlink()
+            sound.segments[0].unlink()
+        return inspection.read_index(path, **options)
+
+    monkeypatch.setattr(beside, "read_index", taken)
+    assert not pystream.verify(sound.path).findings
+    assert not sound.segments[0].exists()
 
 
 def test_what_may_not_be_read(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:

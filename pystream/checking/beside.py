@@ -82,12 +82,14 @@ def _indexes(look: Look, report: PartitionReport) -> Iterator[Finding]:
     for base, path in look.files:
         name = os.path.basename(path).removesuffix(".log") + ".index"
         index_path = os.path.join(look.directory, name)
-        if not os.path.exists(index_path) or base not in look.results:
+        if base not in look.results:
             continue
         try:
             index = read_index(index_path, end_offset=look.bound)
             size = os.stat(index_path).st_size
         except (PystreamError, OSError) as error:
+            if getattr(error, "errno", None) == errno.ENOENT:
+                continue  # a segment needs none; or retention has taken both since the segment was looked at
             yield _finding(look, UNCHECKED, "index", f"cannot be read: {_reason(error)}", name, segment=base)
             continue
         if index.state == "newer":
