@@ -114,13 +114,14 @@ static ps_status sweep_locked(ps_log *log, uint64_t *files, ps_error *err) {
       continue;
     }
     if (s.base < end && s.end <= end) {
+      ps_log_files_changing(log);
       status = ps_rewrite_unlink(log, s.base, err);
       unlinked += status == PS_OK;
     }
     if (s.end > end) end = s.end;
   }
   free(bases);
-  if (unlinked) ps_log_files_changed(log);
+  if (ps_head_files_changing(log->head)) ps_log_files_changed(log);
   *files += unlinked;
   return status;
 }

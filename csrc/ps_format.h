@@ -173,7 +173,7 @@
 #define PS_HEAD_LOG_START_OFF (PS_HEAD_DELETED_OFF + 8u)         /* i64 */
 #define PS_HEAD_LOG_START_CHECK_OFF (PS_HEAD_LOG_START_OFF + 8u) /* u64, ~(log start * factor) */
 #define PS_HEAD_BOOT_ID_OFF (PS_HEAD_LOG_START_CHECK_OFF + 8u)   /* 16 bytes */
-#define PS_HEAD_FILES_OFF (PS_HEAD_BOOT_ID_OFF + 16u)        /* u64, moves when segments go or are swapped */
+#define PS_HEAD_FILES_OFF (PS_HEAD_BOOT_ID_OFF + 16u)        /* u64, moves when segments do; odd: meanwhile */
 #define PS_HEAD_MOVES_OFF (PS_HEAD_FILES_OFF + 8u)           /* u64, moves when the topic is renamed */
 #define PS_HEAD_CLEANED_OFF (PS_HEAD_MOVES_OFF + 8u)         /* i64, first offset not yet compacted */
 #define PS_HEAD_CLEANED_CHECK_OFF (PS_HEAD_CLEANED_OFF + 8u) /* u64, ~cleaned */

@@ -54,6 +54,8 @@ void ps_head_set_log_start(uint8_t *head, int64_t offset);
 
 /* Moved whenever segments are removed or replaced, and whenever the topic is renamed. */
 static inline uint64_t ps_head_files(const uint8_t *head) { return ps_acquire_u64(head + PS_HEAD_FILES_OFF); }
+/* Somebody is replacing segments, or has died at it. */
+static inline bool ps_head_files_changing(const uint8_t *head) { return ps_head_files(head) & 1; }
 static inline uint64_t ps_head_moves(const uint8_t *head) { return ps_acquire_u64(head + PS_HEAD_MOVES_OFF); }
 /* Up to where the log was compacted, with its check word; -1 when they disagree: nowhere. */
 int64_t ps_head_cleaned(const uint8_t *head);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "ps_log_internal.h"
+#include "ps_retain.h"
 
 /* How long a hold that is not to wait waits for a writer that is only passing. */
 #define PASSING_NS_MAX 1000000000
@@ -200,6 +201,7 @@ ps_status ps_log_lock_maintain(ps_log *log, int64_t timeout_ns, ps_error *err) {
     rc = -ps_os_lock_wait(log->env, log->locks_fd, maintain_place(log), false);
   else if (locked)
     rc = -lock_place_until(log, maintain_place(log), deadline);
+  if (rc == 0 && PS_UNLIKELY(ps_head_files_changing(log->head))) ps_log_files_changed(log); /* it has died */
   if (rc == 0) return PS_OK;
   if (locked) pthread_mutex_unlock(&log->maintain_mutex);
   if (rc == EBUSY || rc == ETIMEDOUT || rc == EAGAIN)

@@ -123,6 +123,8 @@ ps_status ps_table_holding(ps_log *log, int64_t offset, ps_segment **out, ps_err
 void ps_table_trim(ps_log *log);
 /* The same in any case: something was not where the table says. */
 void ps_table_doubt(ps_log *log);
+/* Whether the directory has the segment; true where that cannot be told. */
+bool ps_table_is_there(const ps_log *log, int64_t base_offset);
 /* It is mapped no more, and will be opened again; the caller has the reference. Table mutex held. */
 void ps_table_close(ps_log *log, const ps_segment *segment);
 /* Open the index of a segment, if there is one to be used, before it is looked into. */

@@ -20,12 +20,23 @@
  * segments from there on stays known. */
 #define REMOVED_BELOW (1ull << 32)
 
-static void move_files(ps_log *log, uint64_t by) {
+static void add_files(ps_log *log, uint64_t by) {
   __atomic_fetch_add((uint64_t *)(log->head + PS_HEAD_FILES_OFF), by, __ATOMIC_RELEASE);
+}
+
+static void move_files(ps_log *log, uint64_t by) {
+  add_files(log, by);
   ps_table_trim(log);
 }
 
-void ps_log_files_changed(ps_log *log) { move_files(log, 1); }
+/* Invariant: whoever takes the maintenance lock finds `files` even, and every table that was read before the
+ * last change is stale. Between the two words the directory is neither as it was nor as it will be; who reads
+ * it then, reads it again after the second. */
+void ps_log_files_changing(ps_log *log) {
+  if (!ps_head_files_changing(log->head)) add_files(log, 1);
+}
+
+void ps_log_files_changed(ps_log *log) { move_files(log, ps_head_files_changing(log->head) ? 1 : 2); }
 
 void ps_log_trim(ps_log *log) { ps_table_trim(log); }
 
@@ -226,8 +237,14 @@ static ps_status remove_below(ps_log *log, const listing *l, uint32_t files_max,
   /* The log may have rolled since the start was stored: the segment that holds it is another. */
   status = ps_log_sync_start(log, start, err);
   if (status == PS_OK) status = settle_start(log, err);
-  for (; status == PS_OK && lies_below(l, i, start) && out->files < files_max; i++)
+  for (; status == PS_OK && lies_below(l, i, start) && out->files < files_max; i++) {
+    /* Nothing goes unless that is there which goes on after it. */
+    if (!ps_table_is_there(log, l->bases[i + 1])) {
+      ps_table_doubt(log);
+      break;
+    }
     status = remove_segment(log, l->bases[i], out, err);
+  }
   out->more = lies_below(l, i, start);
   if (i > 0) move_files(log, REMOVED_BELOW);
   PS_POINT(log->env, "retain.done");

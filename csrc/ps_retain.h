@@ -66,8 +66,9 @@ bool ps_log_is_late(const ps_log *log);
 /* Do it for the thread, or wait some 50 ms for whoever does. No lock of the partition is held. */
 void ps_log_catch_up(ps_log *log);
 
-/* Segments were replaced, or such removed as are not below the log start: called afterwards, maintenance lock
- * held. */
+/* Segments are about to be replaced, or such removed as are not below the log start; and it is done.
+ * Maintenance lock held. Whoever dies between the two: the next to take that lock says the second for it. */
+void ps_log_files_changing(ps_log *log);
 void ps_log_files_changed(ps_log *log);
 /* Let go of segments that others removed or replaced. One load where none was. Any thread. */
 void ps_log_trim(ps_log *log);

@@ -333,8 +333,9 @@ static ps_status swap_locked(ps_rewrite *out, const ps_source *sources, size_t c
   ps_status status = ps_log_check_writable(log, err);
   if (status == PS_OK) status = ps_log_check_place(log, err);
   if (status == PS_OK) status = still_there(log, sources, count, err);
-  if (status == PS_OK) status = rename_in(out, err);
   if (status != PS_OK) return status;
+  ps_log_files_changing(log);
+  status = rename_in(out, err);
   for (size_t i = 1; i < count && status == PS_OK; i++) {
     status = ps_rewrite_unlink(log, sources[i].base, err);
     *files += status == PS_OK;

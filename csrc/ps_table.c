@@ -115,7 +115,7 @@ static int64_t active_base(const ps_log *log) {
   return ps_head_read_slot(log->head, &slot) ? slot.segment : -1;
 }
 
-static bool is_there(const ps_log *log, int64_t base) {
+bool ps_table_is_there(const ps_log *log, int64_t base) {
   char name[PS_SEGMENT_NAME_BYTES], path[512];
   struct stat st;
   ps_segment_name(base, name);
@@ -130,7 +130,7 @@ static size_t count_doubtful(const ps_log *log, uint64_t files) {
   bool replaced = (uint32_t)files != (uint32_t)__atomic_load_n(&log->table_files, __ATOMIC_RELAXED);
   if (replaced || log->table_complete < 0) return log->table_count;
   size_t gone = 0, begun = lower_bound(log, ps_log_start_offset(log) + 1);
-  while (gone + 1 < begun && !is_there(log, log->table[gone].base_offset)) gone++;
+  while (gone + 1 < begun && !ps_table_is_there(log, log->table[gone].base_offset)) gone++;
   return gone;
 }
 

@@ -77,6 +77,86 @@ static void killed_anywhere(void) {
   printf("  %d deaths\n", killed);
 }
 
+/* A compaction that stops at each swap until it is told to go on, and dies before it unlinks the nth file. */
+typedef struct mortal {
+  int told, tells, unlinks_left;
+} mortal;
+
+static int stop_or_die(void *context, const char *name) {
+  mortal *m = context;
+  char c = 0;
+  if (strcmp(name, "compact.renamed") == 0) CHECK(write(m->tells, &c, 1) == 1 && read(m->told, &c, 1) == 1);
+  if (strcmp(name, "compact.unlinking") == 0 && --m->unlinks_left == 0) kill(getpid(), SIGKILL);
+  return 0;
+}
+
+static uint64_t files_word(void) {
+  uint8_t word[8];
+  int fd = open(head_path(), O_RDONLY);
+  CHECK(fd >= 0 && pread(fd, word, sizeof word, PS_HEAD_FILES_OFF) == sizeof word);
+  close(fd);
+  return ps_load_u64(word);
+}
+
+static void list_all(ps_log *log, int64_t *bytes) {
+  ps_segment_facts *facts;
+  size_t count;
+  ps_error err = {0};
+  CHECK_EQ(ps_log_segments(log, &facts, &count, &err), PS_OK);
+  *bytes = 0;
+  for (size_t i = 0; i < count; i++) *bytes += (int64_t)facts[i].bytes;
+  free(facts);
+}
+
+/* Another process is killed while it swaps files, and has told nobody of those that it has unlinked.
+ * Retention here, which has read the directory just before, must not take what has taken in others for what
+ * it was. */
+static void retention_after_a_death(void) {
+  bool died = true;
+  int deaths = 0;
+  for (int nth = 1; died; nth++) {
+    handle h = dirty_log(300);
+    ps_error err = {0};
+    int64_t bytes = 0;
+    int down[2], up[2];
+    char c = 0;
+    clock_ns += 5000;
+    CHECK(pipe(down) == 0 && pipe(up) == 0);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+      mortal m = {down[0], up[1], nth};
+      ps_env env = {stop_or_die, &m};
+      close(up[0]);
+      compact(open_with(&env).log, everything);
+      _exit(0);
+    }
+    close(up[1]);
+    while (read(up[0], &c, 1) == 1) {
+      list_all(h.log, &bytes);
+      CHECK(write(down[1], &c, 1) == 1);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    died = WIFSIGNALED(status);
+    deaths += died;
+    close(up[0]);
+    close(down[0]);
+    close(down[1]);
+    may_have_marked();
+    for (int left = 15; left >= 0; left--) {
+      ps_retention rule = {PS_TIMESTAMP_NONE, bytes * left / 16, PS_TIMESTAMP_NONE};
+      ps_retained out;
+      CHECK_EQ(ps_log_retain(h.log, &rule, 64, &out, &err), PS_OK);
+      CHECK_EQ(files_word() % 2, 0);
+      check_model(h.log, end_offset);
+    }
+    finish_after(&h);
+    close_handle(h);
+  }
+  CHECK(deaths > 3);
+}
+
 static ps_fault_plan plan;
 static const ps_env planned = {ps_fault_hook, &plan};
 
@@ -309,5 +389,7 @@ int main(void) {
   RUN(keeps_the_reserve);
   RUN(fails_anywhere);
   RUN(killed_anywhere);
+  RUN(retention_after_a_death);
+  RUN(retention_after_a_death);
   return 0;
 }

@@ -162,6 +162,22 @@ static void test_by_size(void) {
   close_handle(h);
 }
 
+/* The one that is listed next has gone, whoever took it: then the one before may hold what was in it. */
+static void test_nothing_goes_without_the_next(void) {
+  handle h = filled(20);
+  ps_segment_facts *facts;
+  ps_error err = {0};
+  size_t count = list_segments(h.log, &facts);
+  CHECK(count > 3);
+  CHECK_EQ(unlink(segment_path(facts[2].base_offset)), 0);
+  CHECK_EQ(ps_log_delete_before(h.log, facts[2].base_offset, &err), PS_OK);
+  CHECK_EQ(retain(h.log, no_rule, 64).files, 1);
+  CHECK(access(segment_path(facts[0].base_offset), F_OK) != 0);
+  CHECK_EQ(access(segment_path(facts[1].base_offset), F_OK), 0);
+  free(facts);
+  close_handle(h);
+}
+
 static void test_segment_age(void) {
   handle h = filled(2);
   ps_segment_facts *facts;
@@ -360,6 +376,7 @@ int main(void) {
     RUN(test_by_age);
     RUN(test_by_the_latest_record);
     RUN(test_by_size);
+    RUN(test_nothing_goes_without_the_next);
     RUN(test_segment_age);
     RUN(test_one_at_a_time);
     RUN(test_full_disk);

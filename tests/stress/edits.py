@@ -253,9 +253,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "csrc/ps_lock.c",
-                "    rc = -lock_place_until(log, maintain_place(log), deadline);\n"
-                "  if (rc == 0) return PS_OK;\n",
-                "    rc = deadline < 0;\n  if (rc == 0) return PS_OK;\n",
+                "    rc = -lock_place_until(log, maintain_place(log), deadline);\n",
+                "    rc = deadline < 0;\n",
             ),
         ),
         "upkeep,keyer=4,tidier=3,trimmer=6",
