@@ -24,17 +24,28 @@ _log = logging.getLogger("pystream")
 
 LOOK_NS = 500_000_000
 """How long it may take until a partition that was added is read."""
+BEHIND_NS_MIN = 1_000_000_000
+"""Reading that took no longer than this is not asked whether it took too long."""
+
+
+def _now_ns() -> int:
+    """A clock that goes on while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class _Place:
-    """How far one partition has been read."""
+    """How far one partition has been read.
 
-    __slots__ = ("epoch", "log", "position", "reader")
+    whole_ns: all that had been appended by then, by `_now_ns`, is in the table.
+    """
+
+    __slots__ = ("epoch", "log", "position", "reader", "whole_ns")
 
     def __init__(self, log: LogHandle) -> None:
         self.log = log
         self.position = -1
         self.epoch = -1
+        self.whole_ns = 0
         self.reader: PartitionReader | None = None
 
 
@@ -106,7 +117,8 @@ class Latest(Mapping[Any, Any]):
 
     @property
     def restarts(self) -> int:
-        """How often a partition was read anew because records were gone that had not been read."""
+        """How often a partition was read anew because records were gone that had not been read, or tombstones
+        may have been: it was not looked at for longer than `delete_retention`."""
         return self._restarts
 
     @property
@@ -182,8 +194,12 @@ class Latest(Mapping[Any, Any]):
             self._waiting.release()
 
     def _advance(self, place: _Place) -> bool:
-        """Read one partition on. Lock held."""
-        log = place.log
+        """Read one partition on. Lock held.
+
+        Invariant: of a key that is in the table no tombstone was passed over. Compaction keeps each for
+        `delete_retention`, so one that came after `whole_ns` is met by who has read on before that is over.
+        """
+        log, began_ns, again = place.log, _now_ns(), False
         if place.reader is not None and place.epoch != log.leader_epoch:
             end = log.epoch_end(place.epoch)
             if end is not None and end < place.position:
@@ -198,7 +214,13 @@ class Latest(Mapping[Any, Any]):
                 while (batch := place.reader.next_batch()) is not None:
                     self._table.apply(batch)
                     changed = True
-                place.position = place.reader.position
+                moved, place.position = place.reader.position != place.position, place.reader.position
+                if moved and not again and self._is_late(place):
+                    again = True  # if that takes as long, too, once more would not help
+                    self._restart(place, "tombstones may have been removed that were not read yet")
+                    began_ns = _now_ns()
+                    continue
+                place.whole_ns = began_ns
                 return changed
             except OffsetOutOfRangeError:
                 if place.reader is None:
@@ -211,6 +233,15 @@ class Latest(Mapping[Any, Any]):
         start = place.log.start_offset
         place.reader = PartitionReader(place.log, start, -1, self._topic._stored_schema, self._durable)
         place.position = start
+        place.whole_ns = _now_ns()
+
+    def _is_late(self, place: _Place) -> bool:
+        """Whether it took so long to read on that compaction may have removed tombstones."""
+        took_ns = _now_ns() - place.whole_ns
+        if took_ns <= BEHIND_NS_MIN:
+            return False
+        options = self._topic.options
+        return options.compacts and took_ns > options.delete_retention_ns
 
     def _restart(self, place: _Place, why: str) -> None:
         _log.warning(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import pystream
 from harness import T0, Life, quick_directory
+from pystream import latest
 from pystream._native.compact import compact
 from pystream._native.retention import delete_before
 
@@ -264,6 +265,39 @@ def test_of_a_compacted_topic(store: pystream.Store) -> None:
         == early.snapshot()
         == {b"k%d" % (n % 60): b"%d" % n * 20 for n in range(4000)}
     )
+
+
+@pytest.mark.parametrize("away_s", [599, 601])
+def test_a_tombstone_that_was_missed(
+    store: pystream.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away_s: int
+) -> None:
+    """Who did not look for longer than tombstones stay cannot know of all of them, and reads anew."""
+    now_s = [10**6]
+    monkeypatch.setattr(latest, "_now_ns", lambda: now_s[0] * 10**9)
+    topic = store.topic("t", create=True, cleanup="compact", segment_bytes="64KiB", delete_retention="10min")
+    topic.append([b"1", b"2"], keys=[b"a", b"b"])
+    table = topic.latest()
+    assert set(table) == {b"a", b"b"}
+    now_s[0] += 10**5
+    assert not table.refresh() and table.restarts == 0  # nothing has come meanwhile
+    topic.append([None], keys=[b"a"])
+    for n in range(400):
+        topic.append([b"%d" % n * 500], keys=[b"c"])
+    topic.flush()
+    if away_s > 600:
+        for turn in range(2):
+            assert compact(topic.partition(0)._log(), now_ns=T0 + turn, delete_retention_ns=0).ran
+        assert b"a" not in [record.key for record in topic.records()]
+    table._look_again_ns = 0
+    now_s[0] += away_s
+    with caplog.at_level(logging.WARNING, "pystream"):
+        assert set(table) == {b"b", b"c"}
+    assert table.restarts == (away_s > 600)
+    assert ("tombstones may have been removed" in caplog.text) == (away_s > 600)
+    now_s[0] += 10**5
+    topic.alter(cleanup="delete")
+    topic.append([b"3"], keys=[b"a"])
+    assert table[b"a"] == b"3" and table.restarts == (away_s > 600)
 
 
 def test_values_of_fixed_width(store: pystream.Store) -> None:
