@@ -60,6 +60,14 @@ def test_a_sound_group_has_no_anomaly() -> None:
     assert kinds("") == {}
 
 
+def test_told_late_and_nothing_read() -> None:
+    """Stopped between taking a partition and hearing of it, then put out: it is told both when it goes on."""
+    late = HANDED_OVER + "d 2.5 assigned m3 2 auto t/0 3\n"
+    assert kinds(late + "d 2.6 lost m3 t/0\n", {"t/0": 10}) == {}
+    read = kinds(late + seen("d", "m3", 2.55, 3) + "d 2.6 lost m3 t/0\n", {"t/0": 10})
+    assert read == {"two-owners": 1, "lost-commit": 1, "fenced-commit": 1}
+
+
 def test_who_dies_leaves_what_it_had_last() -> None:
     """The last that it was given is given again; what was before is not."""
     assert kinds(KILLED + "b 1.4 assigned m2 2 auto t/0 3\n", {"t/0": 3}) == {}

@@ -48,6 +48,11 @@ class Tenure:
         if self.end > time:
             self.end, self.how = time, how
 
+    @property
+    def hollow(self) -> bool:
+        """Lost before anything was read: who is stopped between taking it and hearing of it hears late."""
+        return self.how == "lost" and not self.asked and not self.commits
+
 
 class Group:
     """Tenures and commits, found in one pass over the entries of each actor."""
@@ -56,7 +61,7 @@ class Group:
         self.found = found
         self.tenures: dict[str, list[Tenure]] = defaultdict(list)
         self.commits: list[tuple[int, str, int, str]] = []  # (ended, partition, offset, member)
-        self.begins: list[tuple[int, str, int, str]] = []  # (time, partition, place, member)
+        self.begins: list[tuple[Tenure, int]] = []  # and the place
         self.open: dict[tuple[str, str], Tenure] = {}
         self.automatic: set[str] = set()
         self.asked: dict[str, tuple[int, dict[str, int]]] = {}
@@ -79,7 +84,7 @@ class Group:
         for partition, place in zip(entry.fields[3::2], entry.fields[4::2], strict=True):
             tenure = self.open[member, partition] = Tenure(entry, member, partition)
             self.tenures[partition].append(tenure)
-            self.begins.append((entry.time, partition, int(place), member))
+            self.begins.append((tenure, int(place)))
 
     def on_revoked(self, entry: Entry) -> None:
         if entry.kind == "revoked":  # which it hears of when it asks
@@ -147,6 +152,8 @@ def check_owners(group: Group, kinds: Mapping[str, list[Entry]], found: Findings
     for partition, tenures in group.tenures.items():
         for i in range(1, len(tenures)):
             heir = tenures[i]
+            if heir.hollow:
+                continue
             for owner in tenures[max(0, i - 8) : i]:
                 if owner.end <= heir.begin or owner.member == heir.member:
                     continue
@@ -166,7 +173,11 @@ def check_commits(
     group: Group, kinds: Mapping[str, list[Entry]], committed: Mapping[str, int], found: Findings
 ) -> None:
     highest: dict[str, tuple[int, str]] = {}
-    events = [(*commit, True) for commit in group.commits] + [(*begin, False) for begin in group.begins]
+    events = [(*commit, True) for commit in group.commits] + [
+        (tenure.begin, tenure.partition, place, tenure.member, False)
+        for tenure, place in group.begins
+        if not tenure.hollow
+    ]
     for _, partition, offset, member, is_commit in sorted(events):
         most, who = highest.get(partition, (0, ""))
         if is_commit:

@@ -51,7 +51,7 @@ PINNED_LOOKS: Final = 8
 def create(path: str) -> None:
     with pystream.open(path) as store:
         for name, options in TOPICS.items():
-            more = {"min_cleanable_dirty_ratio": DIRTY, "delete_retention": 0.3}
+            more = {"min_cleanable_dirty_ratio": DIRTY, "delete_retention": 1}
             store.topic(
                 name,
                 create=True,

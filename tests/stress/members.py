@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import pystream
@@ -157,15 +158,13 @@ def feeder(actor: Actor) -> None:
 def observer(actor: Actor) -> None:
     """Looks at the group, as who only reads; what is committed never goes back."""
     while not actor.over:
-        with pystream.open(actor.path, "r") as store:
-            if GROUP in store.groups():
-                for _ in range(20):
-                    for found in store.group(GROUP).describe().partitions:
-                        if found.committed is not None:
-                            actor.history.note(
-                                "observed", label(found.topic, found.partition), found.committed
-                            )
-                    actor.pause(0.05)
+        # It may not be there yet, or not be whole.
+        with pystream.open(actor.path, "r") as store, suppress(pystream.GroupNotFoundError):
+            for _ in range(20):
+                for found in store.group(GROUP).describe().partitions:
+                    if found.committed is not None:
+                        actor.history.note("observed", label(found.topic, found.partition), found.committed)
+                actor.pause(0.05)
         actor.pause(0.05)
 
 
