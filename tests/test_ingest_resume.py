@@ -553,7 +553,8 @@ def test_interrupted_by_a_signal(tmp_path):
     _, said = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.fail("it was done before it could be interrupted")
-    assert process.returncode == 130, said
+    # `python -m` ends by the signal itself where that came upon an exec(), as of a dataclass: 130 to a shell
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "pystream: interrupted; " in said
     assert "--resume goes on from there" in said
     assert (
