@@ -16,6 +16,15 @@ static uint32_t column_cost(const ps_column_buffer *c) {
   return (c->width < 0 ? COST_OFFSET : 0u) + (c->has_nulls ? COST_BIT : 0u);
 }
 
+static uint32_t capacity_max(const ps_builder *b) {
+  return b->bytes_max < PS_BUILDER_CAPACITY_MIN ? PS_BUILDER_CAPACITY_MIN : b->bytes_max;
+}
+
+static void set_capacity(ps_builder *b, uint32_t capacity) {
+  b->capacity = capacity;
+  b->room = capacity < b->bytes_max ? capacity : b->bytes_max;
+}
+
 ps_builder *ps_builder_new(int32_t value_width, int32_t key_width, uint32_t bytes_max, uint32_t count_max,
                            uint32_t frame_bytes_max) {
   ps_builder *b = calloc(1, sizeof *b);
@@ -23,7 +32,7 @@ ps_builder *ps_builder_new(int32_t value_width, int32_t key_width, uint32_t byte
   b->frame_bytes_max = frame_bytes_max;
   b->bytes_max = clamp_u32(bytes_max, 1, frame_bytes_max);
   b->count_max = clamp_u32(count_max, 1, PS_RECORDS_PER_BATCH_MAX);
-  b->base_capacity = b->capacity = clamp_u32(b->bytes_max, PS_BUILDER_CAPACITY_MIN, UINT32_MAX);
+  set_capacity(b, capacity_max(b));
   b->values.width = value_width;
   b->keys.width = key_width;
   b->header_keys.width = b->header_values.width = -1;
@@ -57,14 +66,19 @@ void ps_builder_free(ps_builder *b) {
   free(b);
 }
 
+void ps_builder_size(ps_builder *b, uint32_t capacity) {
+  PS_ASSERT(b->count == 0);
+  capacity = clamp_u32(capacity, PS_BUILDER_CAPACITY_MIN, capacity_max(b));
+  if (capacity != b->capacity) columns_free(b);
+  set_capacity(b, capacity);
+}
+
 void ps_builder_limit(ps_builder *b, uint32_t bytes_max, uint32_t frame_bytes_max) {
   bytes_max = clamp_u32(bytes_max, 1, frame_bytes_max);
   if (PS_LIKELY(b->bytes_max == bytes_max && b->frame_bytes_max == frame_bytes_max)) return;
-  PS_ASSERT(b->count == 0);
-  columns_free(b);
   b->bytes_max = bytes_max;
   b->frame_bytes_max = frame_bytes_max;
-  b->base_capacity = b->capacity = clamp_u32(bytes_max, PS_BUILDER_CAPACITY_MIN, UINT32_MAX);
+  ps_builder_size(b, b->capacity);
 }
 
 static void column_reset(ps_column_buffer *c) {
@@ -72,10 +86,11 @@ static void column_reset(ps_column_buffer *c) {
   c->has_nulls = false;
 }
 
+/* What an oversized record has made it grow to. */
 static void shrink(ps_builder *b) {
-  if (b->capacity == b->base_capacity) return;
+  if (b->capacity <= capacity_max(b)) return;
   columns_free(b);
-  b->capacity = b->base_capacity;
+  set_capacity(b, capacity_max(b));
 }
 
 void ps_builder_reset(ps_builder *b) {
@@ -125,6 +140,44 @@ static bool make_validity(const ps_builder *b, ps_column_buffer *c) {
 
 static bool width_ok(const ps_column_buffer *c, int64_t bytes) {
   return bytes < 0 || c->width < 0 || bytes == c->width;
+}
+
+static bool widen(void *slot, size_t bytes) {
+  void *now;
+  memcpy(&now, slot, sizeof now);
+  if (!now) return true;
+  now = realloc(now, bytes);
+  if (!now) return false;
+  memcpy(slot, &now, sizeof now);
+  return true;
+}
+
+/* Sizes as in make_column and make_validity. */
+static bool widen_column(ps_column_buffer *c, uint32_t from, uint32_t to) {
+  size_t bitmap = (size_t)from / 8 + 2, more = (size_t)to / 8 + 2 - bitmap;
+  if (!widen(&c->data, (size_t)to + 1) || !widen(&c->offsets, (size_t)to + 2 * sizeof(int32_t)) ||
+      !widen(&c->validity, bitmap + more))
+    return false;
+  if (c->has_nulls) memset(c->validity + bitmap, 0, more);
+  return true;
+}
+
+uint32_t ps_builder_grown(const ps_builder *b) {
+  uint32_t max = capacity_max(b);
+  if (b->capacity >= max) return b->capacity;
+  return b->capacity > max / 2 ? max : 2 * b->capacity;
+}
+
+bool ps_builder_grow(ps_builder *b) {
+  uint32_t to = ps_builder_grown(b);
+  /* Where one fails, others have room that is not used. */
+  if (!widen_column(&b->values, b->capacity, to) || !widen_column(&b->keys, b->capacity, to) ||
+      !widen_column(&b->header_keys, b->capacity, to) || !widen_column(&b->header_values, b->capacity, to) ||
+      !widen(&b->timestamps, (size_t)to + sizeof(int64_t)) ||
+      !widen(&b->header_lists, (size_t)to + 2 * sizeof(int32_t)))
+    return false;
+  set_capacity(b, to);
+  return true;
 }
 
 /* What the record adds, column by column, and what the builder costs with it. */
@@ -250,11 +303,11 @@ ps_status ps_builder_add(ps_builder *b, const ps_record *r) {
   change c;
   ps_status status = plan(b, r, &c);
   if (status != PS_OK) return status;
-  if (b->count > 0 && (c.bytes > b->bytes_max || b->count >= b->count_max)) return PS_END;
+  if (b->count > 0 && (c.bytes > b->room || b->count >= b->count_max)) return PS_END;
   if (c.bytes > b->frame_bytes_max) return PS_TOO_LARGE;
   if (c.bytes > b->capacity) { /* one record that is larger than a batch should be */
     columns_free(b);
-    b->capacity = (uint32_t)c.bytes;
+    set_capacity(b, (uint32_t)c.bytes);
   }
   if (!make_all(b, &c)) {
     if (b->count == 0) shrink(b);

@@ -14,6 +14,11 @@
 
 static void put_free(ps_producer *p, ps_builder *b) {
   ps_builder_reset(b);
+  if (p->free_builders && p->free_capacity + b->capacity > p->options.buffer_bytes) {
+    ps_builder_free(b);
+    return;
+  }
+  p->free_capacity += b->capacity;
   b->next = p->free_builders; /* last in, first out: the one that is still in the cache */
   p->free_builders = b;
 }
@@ -51,7 +56,7 @@ static void list_open(ps_producer *p, ps_lane *l, ps_builder *b) {
   else
     p->open_first = l;
   p->open_last = l;
-  p->open_count++;
+  p->open_capacity += b->capacity;
 }
 
 static ps_builder *unlist_open(ps_producer *p, ps_lane *l) {
@@ -65,7 +70,7 @@ static ps_builder *unlist_open(ps_producer *p, ps_lane *l) {
   else
     p->open_last = l->open_prev;
   l->open = NULL;
-  p->open_count--;
+  p->open_capacity -= b->capacity;
   return b;
 }
 
@@ -80,6 +85,7 @@ static bool seal(ps_producer *p, ps_lane *l) {
     l->head = b;
   l->tail = b;
   l->sealed++;
+  l->bytes_last = b->bytes;
   p->queued_bytes += b->bytes;
   if (l->index == p->sticky && ++p->sticky == p->lane_count) p->sticky = 0;
   return was_empty;
@@ -162,25 +168,75 @@ static void settle(ps_producer *p, const after *todo) {
     ps_worker_poke(p->worker);
 }
 
+/* What open builders may take together; one alone may be a whole batch. */
+static uint64_t open_capacity_max(const ps_producer *p) {
+  uint64_t half = p->options.buffer_bytes / 2;
+  return half > p->options.batch_bytes ? half : p->options.batch_bytes;
+}
+
+/* Is there no room for one more? Never because of open builders alone, for nobody would make room. */
+static bool is_full(const ps_producer *p) {
+  uint64_t half = p->options.buffer_bytes / 2, open = p->open_capacity < half ? p->open_capacity : half;
+  return p->queued_bytes >= p->options.buffer_bytes - open;
+}
+
+/* Columns for an empty builder that is to be opened. Where there is not enough for all lanes to have a whole
+ * batch, they are made for somewhat more than the lane's last one came to hold, or for an equal share. What
+ * was a burst may be over, so it begins with a few shares at most, and grows again where there is room. */
+static void size_builder(ps_producer *p, const ps_lane *l, ps_builder *b, after *todo) {
+  uint64_t max = open_capacity_max(p), batch = p->options.batch_bytes;
+  if (PS_LIKELY(p->lane_count * batch <= max)) {
+    ps_builder_size(b, p->options.batch_bytes);
+    return;
+  }
+  uint64_t share = max / p->lane_count, wanted = l->bytes_last ? l->bytes_last + l->bytes_last / 8 : share;
+  if (wanted > 4 * share) wanted = 4 * share;
+  if (wanted > batch) wanted = batch;
+  if (b->capacity < wanted || b->capacity > (wanted > share ? wanted : share))
+    ps_builder_size(b, (uint32_t)wanted);
+  if (p->open_capacity + b->capacity <= max || !p->open_first) return;
+  seal_and_list(p, p->open_first, todo); /* the oldest */
+  uint64_t left = p->open_capacity < max ? max - p->open_capacity : 0;
+  if (b->capacity > left) ps_builder_size(b, (uint32_t)left);
+}
+
 /* Start a builder with this record. PS_END: the free list is empty. */
 static ps_status open_builder(ps_producer *p, ps_lane *l, const ps_record *r, after *todo) {
   const ps_producer_options *o = &p->options;
-  if (p->queued_bytes >= o->buffer_bytes) return PS_TIMEOUT;
+  if (is_full(p)) return PS_TIMEOUT;
   ps_builder *b = p->free_builders;
   if (!b) return PS_END;
-  /* Many partitions, each with a little: the oldest goes early rather than pass the buffer. */
-  if (p->open_first && p->queued_bytes + (uint64_t)(p->open_count + 1) * o->batch_bytes > o->buffer_bytes)
-    seal_and_list(p, p->open_first, todo);
+  p->free_capacity -= b->capacity;
   ps_builder_limit(b, o->batch_bytes, ps_log_frame_bytes_max(l->log));
+  size_builder(p, l, b, todo);
   b->stamp = ps_os_now_ns();
   ps_status status = ps_builder_add(b, r);
-  if (status != PS_OK) return status;
-  p->free_builders = b->next;
-  b->next = NULL;
-  b->deadline_ns = todo->deadline_ns = ps_deadline(ps_os_monotonic_ns(), o->linger_ns);
-  b->lane = l->index;
-  list_open(p, l, b);
-  return PS_OK;
+  if (status == PS_OK) {
+    p->free_builders = b->next;
+    b->next = NULL;
+    b->deadline_ns = todo->deadline_ns = ps_deadline(ps_os_monotonic_ns(), o->linger_ns);
+    b->lane = l->index;
+    list_open(p, l, b);
+  } else {
+    p->free_capacity += b->capacity;
+  }
+  return status;
+}
+
+/* Room for more in the builder a lane has open, whose columns are used up: true. */
+static bool grow(ps_producer *p, ps_builder *b) {
+  uint32_t before = b->capacity, more = ps_builder_grown(b) - before;
+  if (!more || p->open_capacity + more > open_capacity_max(p) || !ps_builder_grow(b)) return false;
+  p->open_capacity += b->capacity - before;
+  return true;
+}
+
+/* Add to the builder a lane has open. PS_END: it is full. */
+static ps_status add_to_open(ps_producer *p, ps_lane *l, const ps_record *r) {
+  ps_status status = ps_builder_add(l->open, r);
+  while (status == PS_END && l->open->count < l->open->count_max && grow(p, l->open))
+    status = ps_builder_add(l->open, r);
+  return status;
 }
 
 ps_status ps_producer_add(ps_producer *p, uint32_t lane, const ps_record *r, bool tracked, ps_added *added,
@@ -196,7 +252,7 @@ ps_status ps_producer_add(ps_producer *p, uint32_t lane, const ps_record *r, boo
       return err->status;
     }
     ps_status status;
-    if (l->open && (status = ps_builder_add(l->open, r)) == PS_END) {
+    if (l->open && (status = add_to_open(p, l, r)) == PS_END) {
       seal_and_list(p, l, &todo);
       ps_spin_unlock(&p->lock);
       settle(p, &todo); /* and again: into a fresh builder, of the next lane if it is sticky */
@@ -414,7 +470,7 @@ ps_status ps_producer_wait_room(ps_producer *p, int64_t timeout_ns) {
   for (;;) {
     uint64_t seen = __atomic_load_n(&p->deliveries, __ATOMIC_SEQ_CST);
     ps_spin_lock(&p->lock);
-    bool room = p->queued_bytes < p->options.buffer_bytes || p->has_error;
+    bool room = !is_full(p) || p->has_error;
     ps_spin_unlock(&p->lock);
     if (room) return PS_OK;
     if (!wait_progress(p, seen, deadline)) return PS_TIMEOUT;

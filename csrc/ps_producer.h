@@ -7,6 +7,13 @@
  * head of its queue. A lane with a queue is always in somebody's hands: listed with the worker, being
  * delivered, or waiting for its retry.
  *
+ * Memory: buffer_bytes are shared by the queues, counted by what they hold, and the open builders, counted by
+ * what their columns are made for. Neither takes more than half where the other wants it, so a long queue
+ * makes no batch smaller. Where there are so many lanes that not all of them could have a builder for a whole
+ * batch, builders start with what their lane came to need before, and grow as they fill; when there is
+ * nothing left to grow into, or for another lane's builder, the batch goes out as it is, or the oldest one
+ * does. Of builders that are free, as many are kept as stay within buffer_bytes.
+ *
  * Who failed: errors that may pass (disk full, out of descriptors or memory) are reported once and the
  * builder is tried again; errors that cannot pass kill the lane, and what it held is handed back failed. */
 #ifndef PS_PRODUCER_H
@@ -39,6 +46,7 @@ typedef struct ps_lane {
   bool dead;
   bool unsynced; /* delivered to since the flag was last cleared */
   uint32_t attempts;
+  uint32_t bytes_last;                   /* of the builder sealed last; 0: none yet */
   uint64_t sealed, settled;              /* builders that entered and left the queue */
   ps_error error;                        /* why it is failing or dead */
   struct ps_lane *open_prev, *open_next; /* lanes with an open builder, oldest first */
@@ -58,7 +66,7 @@ typedef struct ps_lanes {
 typedef struct ps_producer_options {
   uint32_t batch_bytes; /* as far as the log's limit allows, which may change */
   uint32_t batch_records;
-  uint64_t buffer_bytes; /* of sealed builders; adding waits beyond it */
+  uint64_t buffer_bytes; /* of builders with records; adding waits beyond it */
   int64_t linger_ns;
   bool reports; /* every delivered builder is handed back, not only tracked ones */
 } ps_producer_options;
@@ -83,7 +91,8 @@ typedef struct ps_producer {
   uint32_t sticky;     /* the lane records without a key go to, until its builder is sealed */
   ps_lanes first;
   uint64_t queued_bytes;
-  uint32_t open_count;
+  uint64_t open_capacity; /* of open builders */
+  uint64_t free_capacity; /* of free builders */
   ps_lane *open_first, *open_last;
   ps_builder *free_builders;
   ps_builder *done_first, *done_last; /* finished and to be reported: lane, error, base_offset, user */

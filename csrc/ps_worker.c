@@ -46,6 +46,7 @@ static void push_ready(ps_worker *w, ps_lane *l) {
   else
     w->ready_first = l;
   w->ready_last = l;
+  w->ready_count++;
 }
 
 static void push_delayed(ps_worker *w, ps_lane *l, int64_t retry_ns) {
@@ -60,6 +61,7 @@ static ps_lane *pop_ready(ps_worker *w) {
   if (!l) return NULL;
   w->ready_first = l->work_next;
   if (!w->ready_first) w->ready_last = NULL;
+  w->ready_count--;
   l->place = PS_LANE_NOWHERE;
   return l;
 }
@@ -119,6 +121,7 @@ void ps_worker_attach(ps_worker *w, ps_producer *p) {
 static void forget_lanes(ps_worker *w, const ps_producer *p) {
   ps_lane *l = w->ready_first;
   w->ready_first = w->ready_last = NULL;
+  w->ready_count = 0;
   while (l) {
     ps_lane *next = l->work_next;
     if (l->producer == p)
@@ -205,12 +208,20 @@ static void *appender_main(void *argument) {
   ps_scratch scratch = {0};
   pthread_mutex_lock(&w->mutex);
   while (!w->stop) {
-    collect(w);
+    /* Once a round: builders whose time comes within one would go behind its lanes, so they fill meanwhile.
+     */
+    if (w->turns == 0) {
+      collect(w);
+      w->turns = w->ready_count;
+    }
     ps_lane *l = pop_ready(w);
-    if (l)
+    if (l) {
+      w->turns--;
       deliver(w, l, &scratch);
-    else
+    } else {
+      w->turns = 0; /* lanes may have been taken out of it */
       sleep_until_work(w);
+    }
   }
   pthread_mutex_unlock(&w->mutex);
   ps_scratch_free(&scratch);
@@ -299,6 +310,7 @@ void ps_worker_after_fork_child(ps_worker *w) {
   }
   w->producers = NULL;
   w->ready_first = w->ready_last = w->delayed = w->current = NULL;
+  w->ready_count = w->turns = 0;
   w->poked = w->stop = w->started = false;
   w->wake_ns = INT64_MIN;
   init_primitives(w);

@@ -15,6 +15,8 @@ typedef struct ps_worker {
   pthread_cond_t rested; /* `current` was given back */
   ps_producer *producers;
   ps_lane *ready_first, *ready_last;
+  uint32_t ready_count;
+  uint32_t turns;   /* lanes of this round that are still to have theirs */
   ps_lane *delayed; /* unordered: failing lanes are few */
   ps_lane *current;
   int64_t wake_ns; /* atomic: when the appender looks by itself; INT64_MIN: it is awake */

@@ -55,7 +55,9 @@ class Producer(SendingCore):
         batch_records: or when it has this many records; 1 to 16,777,216, which is the default.
         linger: or when its first record is this old; seconds, 0 to 1 h; 5 ms by default.
         buffer_bytes: `send` waits while this much waits to go out; `batch_bytes` to 64 GiB. 32 MiB by
-            default, or `batch_bytes` if that is more.
+            default, or `batch_bytes` if that is more. Open batches share half of it: over more partitions
+            than it holds whole batches, 64 by default, they begin smaller, and may have to go out before
+            they are full.
         partitioner: "murmur2" (the default): a record with a key goes where Kafka's Java client would send
             it, one without joins the batch of the moment. "sticky": all join the batch of the moment. Or
             a function of (key, number of partitions) that returns the partition.

@@ -132,9 +132,15 @@ static void run_mix(const mix *m, uint32_t bytes_max, uint32_t count_max) {
   for (int round = 0; round < 6; round++) {
     uint32_t count = 0;
     b->stamp = 1000 + round;
+    if (random_below(2)) ps_builder_size(b, random_below(3 * PS_BUILDER_CAPACITY_MIN));
     while (count < RECORDS_MAX) {
       make_item(&items[count], m);
-      ps_status status = add_item(b, &items[count]);
+      ps_status status;
+      while ((status = add_item(b, &items[count])) == PS_END && ps_builder_grown(b) > b->capacity) {
+        uint32_t to = ps_builder_grown(b);
+        CHECK(ps_builder_grow(b));
+        CHECK_EQ(b->capacity, to);
+      }
       if (status == PS_END) break;
       CHECK_EQ(status, PS_OK);
       count++;
@@ -145,6 +151,48 @@ static void run_mix(const mix *m, uint32_t bytes_max, uint32_t count_max) {
     check_columns(b, items, count, 1000 + round);
     ps_builder_reset(b);
   }
+  ps_builder_free(b);
+}
+
+/* Capacities: within their bounds, twice as much each time, the last step cut to what a batch may have. */
+static void test_sizes(void) {
+  ps_builder *b = ps_builder_new(-1, -1, 5000, 1000, 1 << 16);
+  CHECK_EQ(b->capacity, 5000);
+  CHECK_EQ(ps_builder_grown(b), 5000);
+  ps_builder_size(b, 5001);
+  CHECK_EQ(b->capacity, 5000);
+  ps_builder_size(b, PS_BUILDER_CAPACITY_MIN - 1);
+  static const uint32_t steps[] = {1024, 2048, 4096, 5000, 5000};
+  for (int i = 0; i < 5; i++) {
+    CHECK_EQ(b->capacity, steps[i]);
+    CHECK_EQ(b->room, steps[i]);
+    CHECK(ps_builder_grow(b));
+  }
+  ps_builder_limit(b, 3000, 1 << 16); /* less than it has */
+  CHECK_EQ(b->capacity, 3000);
+  ps_builder_limit(b, 100, 1 << 16); /* less than the least */
+  CHECK_EQ(b->capacity, PS_BUILDER_CAPACITY_MIN);
+  CHECK_EQ(b->room, 100);
+  ps_builder_free(b);
+}
+
+/* What is full before the batch is goes on where it grew: exactly up to its room. */
+static void test_room(void) {
+  uint8_t value[100] = {7};
+  ps_builder *b = ps_builder_new(-1, -1, 1 << 16, 1000, 1 << 16);
+  ps_record r = {.value = value, .value_bytes = sizeof value, .key_bytes = -1};
+  ps_builder_size(b, 2048);
+  while (ps_builder_add(b, &r) == PS_OK) CHECK(b->bytes <= 2048);
+  uint32_t count = b->count;
+  CHECK(b->bytes + 104 > 2048);
+  CHECK(!ps_builder_is_full(b));
+  CHECK(!ps_builder_add_plain(b, value, sizeof value));
+  CHECK(ps_builder_add_plain(b, value, 2048 - b->bytes - 4));
+  CHECK_EQ(b->bytes, 2048);
+  CHECK(!ps_builder_add_plain(b, value, 0));
+  CHECK(ps_builder_grow(b));
+  CHECK(ps_builder_add_plain(b, value, sizeof value));
+  CHECK_EQ(b->count, count + 2);
   ps_builder_free(b);
 }
 
@@ -204,7 +252,7 @@ static void test_oversized(void) {
   CHECK(ps_builder_is_full(b));
   CHECK_EQ(ps_builder_add(b, &small), PS_END);
   ps_builder_reset(b);
-  CHECK_EQ(b->capacity, b->base_capacity);
+  CHECK_EQ(b->capacity, 2048);
   /* The bound: limit - 1, limit, limit + 1. */
   large.value_bytes = 0;
   CHECK_EQ(ps_builder_add(b, &large), PS_OK);
@@ -225,6 +273,8 @@ static void test_oversized(void) {
 
 int main(void) {
   RUN(test_model);
+  RUN(test_sizes);
+  RUN(test_room);
   RUN(test_refusals);
   RUN(test_oversized);
   return 0;

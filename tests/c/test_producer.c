@@ -312,6 +312,77 @@ static void test_grow_beside_others(void) {
   teardown(r, true);
 }
 
+/* The accounts say what there is, and all of it stays within the buffer. Records here are small. */
+static void check_memory(ps_producer *p) {
+  uint64_t open = 0, queued = 0, idle = 0, half = p->options.buffer_bytes / 2;
+  ps_spin_lock(&p->lock);
+  for (uint32_t i = 0; i < p->lane_count; i++) {
+    const ps_lane *l = ps_producer_lane(p, i);
+    if (l->open) open += l->open->capacity;
+    for (const ps_builder *b = l->head; b; b = b->next) queued += b->bytes;
+  }
+  for (const ps_builder *b = p->free_builders; b; b = b->next) idle += b->capacity;
+  CHECK_EQ(open, p->open_capacity);
+  CHECK_EQ(queued, p->queued_bytes);
+  CHECK_EQ(idle, p->free_capacity);
+  ps_spin_unlock(&p->lock);
+  uint64_t open_max = half > p->options.batch_bytes ? half : p->options.batch_bytes;
+  CHECK(open <= open_max + PS_BUILDER_CAPACITY_MIN);
+  CHECK(queued <= p->options.buffer_bytes + p->options.batch_bytes);
+  CHECK(idle <= p->options.buffer_bytes);
+}
+
+static uint64_t batches(rig *r) {
+  ps_producer_stats stats;
+  ps_producer_get_stats(r->producer, &stats);
+  return stats.batches;
+}
+
+/* More lanes than whole batches fit into the buffer: none goes out early because of the others. */
+static void test_many_lanes(void) {
+  ps_producer_options options = {
+      .batch_bytes = 64 << 10, .batch_records = 100000, .buffer_bytes = 64 << 10, .linger_ns = 60000000000};
+  rig *r = setup(8, options, PS_DURABILITY_NONE, 0);
+  for (int round = 1; round <= 3; round++) {
+    for (int i = 0; i < 300 * 8; i++) must_send(r, (uint32_t)i % 8);
+    check_memory(r->producer);
+    CHECK_EQ(batches(r), 8 * (round - 1));
+    must_drain(r);
+    CHECK_EQ(batches(r), 8 * round);
+  }
+  /* One alone fills a whole batch, though it began with a small share. */
+  uint32_t most = (options.batch_bytes - PS_BUILDER_FIXED_BYTES) / 8;
+  for (uint32_t i = 0; i < most; i++) must_send(r, 5);
+  must_drain(r);
+  CHECK_EQ(batches(r), 8 * 3 + 1);
+  /* Beside others it takes what they leave. */
+  for (uint32_t i = 0; i < 8; i++) must_send(r, i);
+  for (uint32_t i = 0; i < most; i++) must_send(r, 2);
+  check_memory(r->producer);
+  must_drain(r);
+  CHECK(batches(r) <= 8 * 4 + 1 + 8);
+  for (uint32_t i = 0; i < 8; i++) check_log(r, i);
+  teardown(r, true);
+}
+
+/* A buffer that is full all the time: batches keep their size, and the memory its bounds. */
+static void test_small_buffer(void) {
+  for (uint32_t skew = 0; skew < 2; skew++) {
+    ps_producer_options options = {
+        .batch_bytes = 16 << 10, .batch_records = 100000, .buffer_bytes = 64 << 10, .linger_ns = 60000000000};
+    rig *r = setup(8, options, PS_DURABILITY_NONE, 0);
+    for (int i = 0; i < 200000; i++) {
+      must_send(r, skew && random_below(8) ? 3 : random_below(8));
+      if (i % 1000 == 0) check_memory(r->producer);
+    }
+    must_drain(r);
+    check_memory(r->producer);
+    CHECK(batches(r) < 200000 * 8 / 2048 + 8); /* a lane's share are 4 KiB */
+    for (uint32_t i = 0; i < 8; i++) check_log(r, i);
+    teardown(r, true);
+  }
+}
+
 /* A full disk: what was sent stays queued, is said once a try, and goes out in order when there is room. */
 static void test_failure_that_passes(void) {
   rig *r = setup(1, small, PS_DURABILITY_NONE, 0);
@@ -471,6 +542,8 @@ int main(void) {
   RUN(test_grow);
   RUN(test_sticky_grows);
   RUN(test_grow_beside_others);
+  RUN(test_many_lanes);
+  RUN(test_small_buffer);
   RUN(test_failure_that_passes);
   RUN(test_retries);
   RUN(test_failure_for_good);
