@@ -44,7 +44,9 @@ class Producer(SendingCore):
     pass (the disk is full), they stay queued and are tried again, so do not send them once more; `close`
     gives up what is left. Delivery callbacks tell what became of each.
 
-    Delivery callbacks run in the thread that calls `send`, `flush` or `close`.
+    Delivery callbacks run in a thread that calls `send`, `flush` or `close`, one at a time; those of a
+    partition in the order of its records. `flush` and `close` return when they have been called, in whatever
+    thread; within a callback, they leave that to the call it is in.
 
     A context manager: leaving it flushes and closes, whatever happened inside.
 
@@ -178,7 +180,8 @@ class Producer(SendingCore):
             durable: wait until it is on the disk, too.
 
         Raises:
-            LockTimeoutError: `timeout` passed; what is left stays queued.
+            LockTimeoutError: `timeout` passed. What is left stays queued; or callbacks that another thread
+                calls have not returned.
             DeliveryError: records could not go out.
             StorageError: a sync failed.
             ClosedError, ForkedError: the producer is closed, or was made by a parent process.

@@ -18,6 +18,7 @@ cdef class ProducerCore:
     cdef bint hashes           # keys choose lanes by murmur2
     cdef bint is_closed
     cdef bint is_closing
+    cdef unsigned long reporter  # the thread that is calling callbacks, or 0
     cdef bint never_waits      # for room: BufferFull instead
     cdef const cbool *key_rule  # of the first log: whether records need keys
     cdef bint is_coded         # values or keys are serialized
@@ -49,6 +50,8 @@ cdef class ProducerCore:
     # Records without keys are refused: the topic is compacted.
     cdef bint needs_keys(self) noexcept
     cdef int collect(self) except -1
+    cdef object report_all(self)
+    cdef bint wait_for_reports(self, int64_t deadline_ns) except -1
     cdef int64_t lane_of(self, object key, const uint8_t *data, int64_t key_bytes) except -1
     cdef int64_t lane_named(self, object partition) except -1
     cdef int send_coded(self, object value, object key, object headers, object timestamp, object partition,

@@ -35,6 +35,7 @@ cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int us)
 
 cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident()
     bint PyBytes_CheckExact(PyObject *item)
     Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
     char *PyBytes_AS_STRING(PyObject *item)
@@ -206,23 +207,44 @@ cdef class ProducerCore:
     # ---- what came of earlier records
 
     cdef int collect(self) except -1:
-        """Report what has finished; raise what a callback raised, or the error of records that did not go out."""
-        cdef ps_builder *b
+        """Report what has finished; raise what a callback raised, or the error of records that did not go out.
+
+        One thread at a time calls callbacks, or those of a partition would not come in the order of its records.
+        Another one leaves it to that thread, and a callback that calls the producer to the call it is in."""
         cdef ps_error err
         cdef uint64_t records
         cdef uint32_t lane
+        if self.reporter == 0:
+            self.reporter = PyThread_get_thread_ident()
+            try:
+                first = self.report_all()
+            finally:
+                self.reporter = 0
+            if first is not None:
+                raise first
+        if ps_producer_take_error(self.p, &err, &records, &lane):
+            raise delivery_error(self.logs[lane], records, error_of(self.logs[lane], &err))
+        return 0
+
+    cdef object report_all(self):
+        cdef ps_builder *b
         first = None
         while True:
             b = ps_producer_fetch(self.p)
             if b == NULL:
-                break
+                return first
             raised = report(self.p, self.logs[b.lane], self.on_delivery, b)
             first = first or raised
-        if first is not None:
-            raise first
-        if ps_producer_take_error(self.p, &err, &records, &lane):
-            raise delivery_error(self.logs[lane], records, error_of(self.logs[lane], &err))
-        return 0
+
+    cdef bint wait_for_reports(self, int64_t deadline_ns) except -1:
+        """Wait while another thread calls callbacks. False: the deadline has passed."""
+        while self.reporter != 0 and self.reporter != PyThread_get_thread_ident():
+            if is_past(deadline_ns):
+                return False
+            with nogil:
+                usleep(200)
+            PyErr_CheckSignals()
+        return True
 
     # ---- send
 
@@ -428,7 +450,11 @@ cdef class ProducerCore:
         for i in range(self.lane_count):
             if self.drain(i, deadline_ns, False) == PS_TIMEOUT:
                 late = True
+        told = self.wait_for_reports(deadline_ns)
         self.collect()
+        if not told:
+            raise LockTimeoutError("delivery callbacks that another thread calls had not returned in time",
+                                   topic=self.schema.topic)
         if late:
             ps_producer_get_stats(self.p, &stats)
             raise LockTimeoutError(f"{stats.pending_records} records of topic {self.schema.topic!r} were not delivered "
@@ -474,6 +500,7 @@ cdef class ProducerCore:
         try:
             for i in range(self.lane_count):
                 self.drain(i, deadline, timeout_ns >= 0)
+            self.wait_for_reports(deadline)
         except BaseException:  # a signal: it stays open, with all it holds
             self.is_closing = False
             raise
@@ -487,17 +514,10 @@ cdef class ProducerCore:
         cdef ps_error fallback, why
         cdef uint64_t lost
         cdef uint32_t lane = 0
-        cdef ps_builder *b
         ps_fail(&fallback, PS_CLOSED, NULL, "the producer was closed before the record could be delivered")
         with nogil:
             lost = ps_producer_abandon(self.p, &fallback, &why, &lane)
-        first = None
-        while True:
-            b = ps_producer_fetch(self.p)
-            if b == NULL:
-                break
-            raised = report(self.p, self.logs[b.lane], self.on_delivery, b)
-            first = first or raised
+        first = self.report_all()
         if lost:
             raise delivery_error(self.logs[lane], lost, error_of(self.logs[lane], &why))
         if first is not None:
