@@ -278,12 +278,14 @@ def one_batch_size(path: Path, floors: ModuleType, batch: list[bytes], count: in
 
 
 def crew_growth(
-    root: Path, floors: ModuleType, sizes: list[int], bytes_each: int, kind: str
+    root: Path, floors: ModuleType, sizes: list[int], bytes_all: int, kind: str
 ) -> Iterator[tuple[int, Seconds]]:
     """So many threads or processes: each appends arrays to a partition of its own, as LZ4 and as they are,
-    and reads it; the floor writes as many files. A byte's cost of them all together."""
+    and reads it; the floor writes as many files. A byte's cost of them all together, which write the same
+    bytes whatever their number: more of them would measure the disk, by the syncs of every second."""
     for size in sizes:
         spent: Seconds = {}
+        bytes_each = bytes_all // size
         for name, options in (("append", {}), ("append, LZ4", {"compression": "lz4"})):
             with stopped(root / "crew") as path:
                 with pystream.open(path / "store") as store:

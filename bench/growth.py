@@ -113,7 +113,8 @@ SWEEPS = (
         lambda root, floors, scale: growing.record_growth(root, floors, scale.records),
         "Appended as arrays of 256 KiB; read as arrays, for the first time in a process, so with checksums; "
         "both of what was added since the last size. Below a million records there are few batches, and "
-        "starting is most of the cost.",
+        "starting is most of the cost. The last step adds 7 GB, written by the syncs of each second: at the "
+        "disk's pace. The floor writes 256 MiB.",
     ),
     Sweep(
         "partitions",
@@ -123,7 +124,8 @@ SWEEPS = (
         dict.fromkeys(("append, batches of 100", "send with keys", "read by a consumer"), 1)
         | dict.fromkeys(("make a partition", "open a partition"), 10),
         lambda root, floors, scale: growing.partition_growth(root, scale.partitions, scale.batch_records),
-        "The same records of 100 B in all. By key, more partitions make a producer's batches smaller.",
+        "The same records of 100 B in all. By key, more partitions make a producer's batches smaller, and "
+        "each `send` finds other memory than the last.",
     ),
     Sweep(
         "batches",
@@ -143,7 +145,7 @@ SWEEPS = (
         lambda root, floors, scale: growing.crew_growth(
             root, floors, scale.crews, scale.crew_bytes, "threads"
         ),
-        "Flat is as fast as one thread alone; below that, cores are used.",
+        "The same bytes in all. Flat is as fast as one thread alone; below that, cores are used.",
     ),
     Sweep(
         "processes",
@@ -154,7 +156,7 @@ SWEEPS = (
         lambda root, floors, scale: growing.crew_growth(
             root, floors, scale.crews, scale.crew_bytes, "processes"
         ),
-        "Flat is as fast as one process alone; below that, cores are used.",
+        "The same bytes in all. Flat is as fast as one process alone; below that, cores are used.",
     ),
     Sweep(
         "sustained",
