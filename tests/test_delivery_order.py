@@ -28,6 +28,15 @@ class Told:
         self.offsets.append(metadata.offset)
 
 
+def flushing(producer: pystream.Producer, told: Told) -> threading.Thread:
+    """A thread in whose flush the first callback has begun."""
+    producer.send(b"0")
+    thread = threading.Thread(target=producer.flush)
+    thread.start()
+    assert told.began.wait(WAIT_S)
+    return thread
+
+
 @pytest.fixture
 def topic(tmp_path: Path) -> Iterator[pystream.Topic]:
     with pystream.open(tmp_path / "store") as store:
@@ -37,10 +46,7 @@ def topic(tmp_path: Path) -> Iterator[pystream.Topic]:
 def test_order_over_threads(topic: pystream.Topic) -> None:
     told = Told()
     with topic.producer(on_delivery=told) as producer:
-        producer.send(b"0")
-        first = threading.Thread(target=producer.flush)
-        first.start()
-        assert told.began.wait(WAIT_S)
+        first = flushing(producer, told)
         for number in range(1, 100):  # reports nothing: the other thread will
             producer.send(b"%d" % number)
         second = threading.Thread(target=producer.flush)
@@ -59,10 +65,7 @@ def test_order_over_threads(topic: pystream.Topic) -> None:
 def test_flush_in_time(topic: pystream.Topic) -> None:
     told = Told()
     with topic.producer(on_delivery=told) as producer:
-        producer.send(b"0")
-        first = threading.Thread(target=producer.flush)
-        first.start()
-        assert told.began.wait(WAIT_S)
+        first = flushing(producer, told)
         with pytest.raises(LockTimeoutError, match="callbacks that another thread calls"):
             producer.flush(timeout=0.01)
         told.go_on.set()
@@ -91,10 +94,7 @@ def test_order_with_calls_from_callbacks(topic: pystream.Topic) -> None:
 def test_close_waits_for_callbacks(topic: pystream.Topic) -> None:
     told = Told()
     producer = topic.producer(on_delivery=told, linger=60)
-    producer.send(b"0")
-    first = threading.Thread(target=producer.flush)
-    first.start()
-    assert told.began.wait(WAIT_S)
+    first = flushing(producer, told)
     producer.send(b"1")
     closing = threading.Thread(target=producer.close)
     closing.start()
