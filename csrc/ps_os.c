@@ -24,6 +24,19 @@
     if (PS_UNLIKELY(asked_ != 0)) return -asked_; \
   } while (0)
 
+/* POSIX knows no EAGAIN of a regular file, but btrfs answers so at times where it is nearly full. */
+#define AGAIN_MAX 50
+#define AGAIN_NS 1000000
+
+/* Whether to make a call that failed once more: after a signal, and for some time where the kernel asks for
+ * it. */
+static bool is_again(int *times) {
+  if (errno == EINTR) return true;
+  if (errno != EAGAIN || ++*times > AGAIN_MAX) return false;
+  ps_os_nap(AGAIN_NS);
+  return true;
+}
+
 int ps_os_openat(const ps_env *env, int dirfd, const char *path, int flags, mode_t mode) {
   ASK(env, "openat");
   int fd;
@@ -54,9 +67,9 @@ int ps_os_truncate(const ps_env *env, int fd, int64_t bytes) {
 
 int ps_os_allocate(const ps_env *env, int fd, int64_t bytes) {
   ASK(env, "allocate");
-  int rc;
+  int rc, times = 0;
   do rc = fallocate(fd, 0, 0, bytes);
-  while (rc < 0 && errno == EINTR);
+  while (rc < 0 && is_again(&times));
   return rc < 0 ? -errno : 0;
 }
 
@@ -98,9 +111,10 @@ int ps_os_pwritev_all(const ps_env *env, int fd, const ps_piece *pieces, size_t 
     n++;
   }
   struct iovec *next = iov;
+  int times = 0;
   while (n > 0) {
     ssize_t wrote = pwritev(fd, next, (int)n, at);
-    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0 && is_again(&times)) continue;
     if (wrote < 0) return -errno;
     at += wrote;
     while (n > 0 && (size_t)wrote >= next->iov_len) {

@@ -1,10 +1,14 @@
 /* What syncs, and what takes space: several logs together, several threads by one sync, readers that go no
- * further than what is durable, and a reserve that nothing but mending may take. */
+ * further than what is durable, a reserve that nothing but mending may take, and a file system that wants to
+ * be asked again. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include <pthread.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "ps_keeper.h"
 #include "ps_logs.h"
@@ -45,6 +49,8 @@ static void start_keeping(ps_keeper *keeper, const ps_env *env, int64_t interval
   CHECK(pthread_create(thread, NULL, keep, keeper) == 0);
 }
 
+#define INTERVAL_NS 800000000ll
+
 /* Logs whose time comes at once are all begun before the first is waited for, each is synced once, and none
  * is late. */
 static void test_together(void) {
@@ -53,12 +59,15 @@ static void test_together(void) {
   ps_kept *kept[LOGS];
   handle logs[LOGS];
   pthread_t thread;
-  start_keeping(&keeper, &env, 200000000, logs, kept, &thread);
+  start_keeping(&keeper, &env, INTERVAL_NS, logs, kept, &thread);
   __atomic_store_n(&keeper.running, true, __ATOMIC_RELAXED);
   env.hook = note_order;
+  size_t near = 0; /* those that a slow machine did not come to much later */
+  int64_t first_ns = ps_os_monotonic_ns();
   for (int i = 0; i < LOGS; i++) {
     must_append(logs[i].log, 2, 100);
     ps_kept_note(kept[i], 200);
+    near += ps_os_monotonic_ns() - first_ns <= INTERVAL_NS / 8;
   }
   for (int i = 0; i < LOGS; i++)
     for (int n = 0; ps_log_durable_offset(logs[i].log) < 2; n++) {
@@ -74,7 +83,7 @@ static void test_together(void) {
     if (synced == 0) before = begun;
   }
   CHECK_EQ(synced, LOGS);
-  CHECK_MSG(before > LOGS / 2, "(%zu begun before the first sync, %zu in all)", before, begun);
+  CHECK_MSG(before >= near, "(%zu begun before the first sync, %zu near, %zu in all)", before, near, begun);
   for (int i = 0; i < LOGS; i++) {
     ps_keeper_forget(&keeper, kept[i]);
     ps_kept_free(kept[i]);
@@ -235,11 +244,45 @@ static void test_reserve(void) {
   reserved_space = NULL;
 }
 
+/* ---- a file system that wants to be asked again -------------------------------------------------- */
+
+static int refusals; /* so many of the next writes answer EAGAIN */
+
+/* In libc's place. */
+ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t at) {
+  if (refusals == 0) return syscall(SYS_pwritev, fd, pieces, count, (long)at, 0L);
+  refusals--;
+  errno = EAGAIN;
+  return -1;
+}
+
+static void test_again(void) {
+  ps_error err = {0};
+  int64_t base;
+  fresh_directory();
+  incarnation++;
+  io = PS_IO_PWRITE;
+  handle h = open_with(&plain);
+  must_append(h.log, 1, 100);
+  refusals = 50;
+  must_append(h.log, 1, 100);
+  CHECK_EQ(refusals, 0);
+  refusals = 51;
+  CHECK_EQ(append(h.log, 2, 1, 100, &base, &err), PS_OS_ERROR);
+  CHECK_EQ(err.os_errno, EAGAIN);
+  CHECK_EQ(refusals, 0);
+  must_append(h.log, 1, 100);
+  check_all(h.log, 3);
+  close_handle(h);
+  io = PS_IO_MAP;
+}
+
 int main(void) {
   RUN(test_together);
   RUN(test_forgotten_meanwhile);
   RUN(test_group_commit);
   RUN(test_durable_cursor);
   RUN(test_reserve);
+  RUN(test_again);
   return 0;
 }
